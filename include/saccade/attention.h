@@ -1,0 +1,141 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+
+#include <saccade/context.h>
+#include <saccade/tensor_view.h>
+#include <saccade/tile_index.h>
+#include <saccade/tile_mask.h>
+
+// Attention over the active tiles of a mask, forward and backward.
+//
+// Shapes: q [batch, q_heads, q_len, head_dim]; k, v [batch, k_heads, k_len, head_dim], given by
+// strides, so BSHD tensors are passed as transposed views. q_heads is a multiple of k_heads: query
+// head h reads key head h / (q_heads / k_heads). Lengths are at least 1 and need not be equal.
+// q, k, v share one dtype (f16, bf16, f32; f64 on the reference backend) and have unit stride in
+// head_dim. The cpu backend takes head_dim in multiples of 16 up to 256.
+//
+// Logits S = scale * q k^T and lse are natural-log quantities. NaN in an input propagates.
+// Host calls return when the work is done. Nothing is written before all checks have passed.
+
+namespace saccade {
+
+struct AttentionInputs {
+  TensorView q, k, v;
+
+  // Absent = dense. Its grid must be that of q and k. A tile whose bit is zero is not touched: its
+  // keys take no part in the softmax of its rows.
+  TileMaskView tiles;
+
+  // i32 [batch], each in [0, q_len] and [0, k_len]; absent = full length. Rows and keys beyond them
+  // are never read (they may hold NaN).
+  TensorView q_lens, k_lens;
+
+  // f32 [batch, q_heads, q_len]: the lse of an earlier step. Given, scores are measured against it
+  // (see AttentionForwardOutputs::scores); absent, against the running row maximum.
+  TensorView ref;
+};
+
+struct AttentionForwardOptions {
+  std::optional<double> scale;      // absent = 1 / sqrt(head_dim); any finite value
+  std::optional<double> threshold;  // <= 0, log2 units; needed for, and only with, marks
+  VisitOrder order = VisitOrder::linear;
+  // Tile size of a call without `tiles`; with `tiles`, its grid decides.
+  int block_q = 128;
+  int block_k = 64;
+};
+
+struct AttentionForwardOutputs {
+  // [batch, q_heads, q_len, head_dim], dtype of q, unit stride in head_dim. A row without an active
+  // key, and every row beyond q_lens, becomes 0.
+  TensorView out;
+
+  // Optional, f32 (f64 with f64 inputs) [batch, q_heads, q_len], natural log; -inf where out is 0
+  // for want of keys.
+  TensorView lse;
+
+  // Optional: the tiles that were computed and whose score is <= threshold; they need not be
+  // computed from the next step on. A threshold of -inf marks nothing. Every word is written.
+  TileMaskView marks;
+
+  // Optional, f32 [batch, q_heads, q_tiles, k_tiles], densely packed: 4 bytes per tile against
+  // 1/8 byte for marks. For each computed tile
+  //   running reference: log2(e) * max over valid rows r of (max_j S[r, j] - m[r]), where m[r] is
+  //     the row maximum up to and including the tile's visit group (LiteAttention eq. 7);
+  //   lse reference: log2(e) * (max over r of (max_j S[r, j] - ref[r]) + max over r of
+  //     (ref[r] - lse[r])), so that 2^score bounds the tile's largest softmax weight of this step;
+  // both capped at 0. NaN anywhere in it makes the score NaN, which never marks. Tiles that are not
+  // computed, or hold no valid key, get -inf.
+  TensorView scores;
+};
+
+// How a backend walks one row of tiles: a function of the problem only, never of the number of
+// threads. The reference replays it.
+struct VisitPlan {
+  VisitOrder order = VisitOrder::linear;
+  // Consecutive list entries that one product covers: the running reference m of a tile includes
+  // its whole group.
+  int group_tiles = 1;
+
+  friend bool operator==(const VisitPlan&, const VisitPlan&) = default;
+};
+
+// The plan that attention_forward follows. Throws like attention_forward.
+VisitPlan visit_plan(const Context& context,
+                     const AttentionInputs& inputs,
+                     const AttentionForwardOptions& options);
+
+// Bytes of workspace that the call needs: O(k_len * head_dim) for a bounded group of heads where K
+// and V must be packed (16-bit or strided), plus O(block_q * head_dim + k_tiles) per worker.
+// Throws like attention_forward.
+std::size_t attention_forward_workspace_size(const Context& context,
+                                             const AttentionInputs& inputs,
+                                             const AttentionForwardOptions& options);
+
+// Softmax attention over the active tiles (arXiv 2511.11062 eq. 4-6, arXiv 2509.24006 eq. 4).
+// Results are the same bits for any number of threads. Outputs may not overlap inputs or each
+// other. Throws InvalidArgument, or Unsupported with the reason.
+void attention_forward(const Context& context,
+                       const AttentionInputs& inputs,
+                       const AttentionForwardOptions& options,
+                       const AttentionForwardOutputs& outputs);
+
+struct AttentionBackwardInputs {
+  TensorView q, k, v;         // as in the forward call
+  TileMaskView tiles;         // as in the forward call
+  TensorView q_lens, k_lens;  // as in the forward call
+  TensorView out, lse;        // what the forward call wrote
+  TensorView dout;            // gradient of out: its shape and dtype, unit stride in head_dim
+  TensorView dlse;            // gradient of lse: its shape and dtype; absent = zero
+};
+
+struct AttentionBackwardOptions {
+  std::optional<double> scale;  // as in the forward call
+  int block_q = 128;            // as in the forward call
+  int block_k = 64;
+};
+
+// Shapes and dtypes of q, k and v, unit stride in head_dim. Every element is written; those of rows
+// and keys beyond q_lens and k_lens become 0.
+struct AttentionBackwardOutputs {
+  TensorView dq, dk, dv;
+};
+
+// Bytes of workspace that the call needs: O((q_len + k_len) * head_dim) for a bounded group of
+// heads, plus O(block_q * block_k) per worker. Throws like attention_backward.
+std::size_t attention_backward_workspace_size(const Context& context,
+                                              const AttentionBackwardInputs& inputs,
+                                              const AttentionBackwardOptions& options);
+
+// Gradients of attention_forward. With P = exp(S - lse), dP = dout v^T and
+// delta = rowsum(dout * out) - dlse:
+//   dv = P^T dout,  dS = P * (dP - delta),  dq = scale * dS k,  dk = scale * dS^T q.
+// Rows whose lse is -inf have zero gradients. Same bits for any number of threads. Throws
+// InvalidArgument, or Unsupported with the reason.
+void attention_backward(const Context& context,
+                        const AttentionBackwardInputs& inputs,
+                        const AttentionBackwardOptions& options,
+                        const AttentionBackwardOutputs& outputs);
+
+}  // namespace saccade

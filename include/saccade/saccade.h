@@ -1,0 +1,16 @@
+#pragma once
+
+// saccade: attention of diffusion transformers over the tiles that matter.
+// Start with attention.h (the kernels) and tile_mask.h (what they skip).
+
+#include <saccade/attention.h>
+#include <saccade/context.h>
+#include <saccade/error.h>
+#include <saccade/executor.h>
+#include <saccade/info.h>
+#include <saccade/merge_partials.h>
+#include <saccade/tensor_view.h>
+#include <saccade/tile_grid.h>
+#include <saccade/tile_index.h>
+#include <saccade/tile_mask.h>
+#include <saccade/update_mask.h>
