@@ -1,12 +1,12 @@
 #pragma once
 
-#include <cstddef>
-#include <optional>
-
 #include <saccade/context.h>
 #include <saccade/tensor_view.h>
 #include <saccade/tile_index.h>
 #include <saccade/tile_mask.h>
+
+#include <cstddef>
+#include <optional>
 
 // Attention over the active tiles of a mask, forward and backward.
 //

@@ -1,11 +1,11 @@
 #pragma once
 
+#include <saccade/executor.h>
+
 #include <cstddef>
 #include <optional>
 #include <span>
 #include <string_view>
-
-#include <saccade/executor.h>
 
 namespace saccade {
 

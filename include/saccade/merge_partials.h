@@ -1,9 +1,9 @@
 #pragma once
 
-#include <span>
-
 #include <saccade/context.h>
 #include <saccade/tensor_view.h>
+
+#include <span>
 
 namespace saccade {
 

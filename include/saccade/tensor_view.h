@@ -10,7 +10,7 @@ namespace saccade {
 
 enum class DType : std::uint8_t { f16, bf16, f32, f64, i32 };
 
-std::size_t size_of(DType dtype);        // bytes of one element
+std::size_t size_of(DType dtype);       // bytes of one element
 std::string_view name_of(DType dtype);  // "f16", "bf16", ...
 
 enum class DeviceType : std::uint8_t { cpu, cuda };

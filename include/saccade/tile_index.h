@@ -1,11 +1,11 @@
 #pragma once
 
+#include <saccade/tile_mask.h>
+
 #include <cstdint>
 #include <span>
 #include <string_view>
 #include <vector>
-
-#include <saccade/tile_mask.h>
 
 namespace saccade {
 

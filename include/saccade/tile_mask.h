@@ -1,11 +1,11 @@
 #pragma once
 
+#include <saccade/tensor_view.h>
+#include <saccade/tile_grid.h>
+
 #include <cstdint>
 #include <span>
 #include <vector>
-
-#include <saccade/tensor_view.h>
-#include <saccade/tile_grid.h>
 
 namespace saccade {
 

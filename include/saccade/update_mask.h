@@ -1,11 +1,11 @@
 #pragma once
 
-#include <optional>
-#include <span>
-
 #include <saccade/context.h>
 #include <saccade/tensor_view.h>
 #include <saccade/tile_mask.h>
+
+#include <optional>
+#include <span>
 
 namespace saccade {
 
@@ -28,8 +28,8 @@ struct UpdateMaskOptions {
 // The state after this step (arXiv 2511.11062 Algorithm 2, as set algebra):
 //   next = (mask & ~computed) | (computed & ~marked) | protected.
 // A computed tile is marked if its bit of `marks` is set, or if its score is <= threshold > -inf; a
-// NaN score never is. All masks share one grid. `next` may be `mask`; it may not overlap the others.
-// Throws InvalidArgument.
+// NaN score never is. All masks share one grid. `next` may be `mask`; it may not overlap the
+// others. Throws InvalidArgument.
 void update_mask(const Context& context,
                  const UpdateMaskInputs& inputs,
                  const UpdateMaskOptions& options,

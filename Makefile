@@ -1,0 +1,83 @@
+# The commands of this repository. Each does all its own set-up, and nothing twice: HACKING.md.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+saccade := build/cpu/tools/saccade/saccade
+python := .venv/bin/python
+cpp_files = $(shell find benchmarks include python src tests tools -name '*.h' -o -name '*.cc')
+python_files = benchmarks python tests
+
+# The library and the Python extension compile the same sources: the second build is a cache hit.
+export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
+
+.PHONY: help setup test lint format tidy asan tsan bench clean
+
+help:
+	@echo 'make setup    install what is needed, build, install the Python package into .venv'
+	@echo 'make test     set up, then run every test'
+	@echo 'make lint     check the formatting of C++ and Python, and the Python code'
+	@echo 'make format   format C++ and Python'
+	@echo 'make tidy     run clang-tidy'
+	@echo 'make asan     run the C++ tests with AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make tsan     run the C++ tests with ThreadSanitizer'
+	@echo 'make bench    measure against equal dense attention and against PyTorch'
+	@echo 'make clean    remove build/ and .venv/'
+
+setup: python-package
+
+test: setup
+	$(saccade) check --quick
+	ctest --preset cpu
+	$(python) -m pytest tests/python
+
+lint: python-environment
+	.venv/bin/clang-format --dry-run --Werror $(cpp_files)
+	.venv/bin/ruff check $(python_files)
+	.venv/bin/ruff format --check $(python_files)
+
+format: python-environment
+	.venv/bin/clang-format -i $(cpp_files)
+	.venv/bin/ruff check --fix $(python_files)
+	.venv/bin/ruff format $(python_files)
+
+tidy: setup
+	@scripts/system_packages.sh clang-tidy-14
+	run-clang-tidy-14 -quiet -p build/cpu '/(src|tests|tools)/'
+	run-clang-tidy-14 -quiet -p build/wheel '/python/'
+
+asan: build-asan
+	ctest --preset asan
+
+# The ThreadSanitizer of GCC 12 needs the small address randomisation that newer kernels widened.
+tsan: build-tsan
+	$$(setarch --addr-no-randomize true 2>/dev/null && echo setarch --addr-no-randomize) \
+	  ctest --preset tsan
+
+bench: setup
+	$(saccade) bench
+	$(python) benchmarks/cpu_vs_torch.py
+
+clean:
+	rm -rf build .venv
+
+# Set-up, step by step.
+
+.PHONY: system-packages python-environment python-package build-cpu build-asan build-tsan
+
+system-packages:
+	@scripts/system_packages.sh
+
+python-environment: system-packages
+	@scripts/python_environment.sh
+
+build/%/build.ninja: CMakePresets.json | system-packages
+	cmake --preset $*
+
+build-cpu build-asan build-tsan: build-%: build/%/build.ninja
+	@cmake --build --preset $*
+
+python-package: build-cpu python-environment
+	@scripts/install_python_package.sh

@@ -1,0 +1,63 @@
+#include "ops.h"
+
+#include <saccade/error.h>
+
+#include <torch/csrc/stable/library.h>
+
+#include <stdexcept>
+#include <string>
+
+// The library `saccade` of torch operators, on the LibTorch stable ABI: one binary for every Python
+// and every torch since 2.10. Fake kernels and autograd formulas are registered from Python.
+
+namespace {
+
+using BoxedKernel = void (*)(StableIValue* stack,
+                             std::uint64_t num_args,
+                             std::uint64_t num_outputs);
+
+// torch turns every foreign C++ exception into a RuntimeError and keeps nothing but its message, so
+// the class travels there. saccade/errors.py reads it.
+template <BoxedKernel kernel>
+void naming_errors(StableIValue* stack, std::uint64_t num_args, std::uint64_t num_outputs) {
+  using namespace std::string_literals;
+  try {
+    kernel(stack, num_args, num_outputs);
+  } catch (const saccade::InvalidArgument& error) {
+    throw std::runtime_error("saccade.InvalidArgument: "s + error.what());
+  } catch (const saccade::Unsupported& error) {
+    throw std::runtime_error("saccade.Unsupported: "s + error.what());
+  }
+}
+
+}  // namespace
+
+#define SACCADE_OP(function) naming_errors<TORCH_BOX(&saccade::python::function)>
+
+STABLE_TORCH_LIBRARY(saccade, library) {
+  library.def(
+      "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? tiles=None, Tensor? q_lens=None, "
+      "Tensor? k_lens=None, float? scale=None, int block_q=128, int block_k=64) "
+      "-> (Tensor out, Tensor lse)");
+  library.def(
+      "attention_backward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor dout, "
+      "Tensor? dlse=None, Tensor? tiles=None, Tensor? q_lens=None, Tensor? k_lens=None, "
+      "float? scale=None, int block_q=128, int block_k=64) -> (Tensor dq, Tensor dk, Tensor dv)");
+  library.def("merge_partials(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)");
+  library.def(
+      "merge_partials_backward(Tensor[] outs, Tensor[] lses, Tensor out, Tensor lse, Tensor dout, "
+      "Tensor? dlse=None) -> (Tensor[] douts, Tensor[] dlses)");
+  library.def("info() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
+  library.impl("attention_forward", SACCADE_OP(attention_forward));
+  library.impl("attention_backward", SACCADE_OP(attention_backward));
+  library.impl("merge_partials", SACCADE_OP(merge_partials));
+  library.impl("merge_partials_backward", SACCADE_OP(merge_partials_backward));
+}
+
+// An operator without tensors has no device to be dispatched by.
+STABLE_TORCH_LIBRARY_IMPL(saccade, CompositeExplicitAutograd, library) {
+  library.impl("info", SACCADE_OP(info));
+}

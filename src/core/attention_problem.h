@@ -1,0 +1,62 @@
+#pragma once
+
+#include <saccade/attention.h>
+
+#include <cstdint>
+#include <optional>
+
+// What a backend is handed: a call whose inputs have been checked and whose defaults are resolved.
+
+namespace saccade {
+
+struct AttentionProblem {
+  TensorView q, k, v;
+  TensorView q_lens, k_lens;  // i32 [batch] or absent
+  TileGrid grid;
+  const std::uint64_t* tiles = nullptr;  // mask words of `grid`; null = dense
+  std::int64_t k_heads = 0;
+  int head_dim = 0;
+  double scale = 0;
+
+  std::int64_t heads_per_key_head() const { return grid.heads / k_heads; }
+  std::int64_t key_head(std::int64_t head) const { return head / heads_per_key_head(); }
+
+  std::int64_t valid_queries(std::int64_t batch) const {
+    return q_lens ? length(q_lens, batch) : grid.q_len;
+  }
+  std::int64_t valid_keys(std::int64_t batch) const {
+    return k_lens ? length(k_lens, batch) : grid.k_len;
+  }
+  // Tiles that hold at least one valid query or key.
+  std::int64_t valid_q_tiles(std::int64_t batch) const {
+    return (valid_queries(batch) + grid.block_q - 1) / grid.block_q;
+  }
+  std::int64_t valid_k_tiles(std::int64_t batch) const {
+    return (valid_keys(batch) + grid.block_k - 1) / grid.block_k;
+  }
+
+  // Mask words of a row of tiles; null = every tile of it is active.
+  const std::uint64_t* tile_row(std::int64_t batch, std::int64_t head, std::int64_t q_tile) const {
+    if (tiles == nullptr) return nullptr;
+    return tiles + ((batch * grid.heads + head) * grid.q_tiles() + q_tile) * grid.words_per_row();
+  }
+
+ private:
+  static std::int64_t length(const TensorView& lens, std::int64_t batch) {
+    return static_cast<const std::int32_t*>(lens.data)[batch * lens.strides[0]];
+  }
+};
+
+struct ForwardProblem : AttentionProblem {
+  TensorView ref;
+  std::optional<double> threshold;
+  VisitPlan plan;
+  AttentionForwardOutputs outputs;
+};
+
+struct BackwardProblem : AttentionProblem {
+  TensorView out, lse, dout, dlse;
+  AttentionBackwardOutputs outputs;
+};
+
+}  // namespace saccade

@@ -1,0 +1,245 @@
+#include "core/element.h"
+#include "core/reference/reference.h"
+
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <vector>
+
+// The definition of attention_forward: scalar, in double, one row of tiles after the other.
+
+namespace saccade::reference {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// The larger of two numbers; NaN if either is.
+double max_or_nan(double a, double b) {
+  return std::isnan(a) || std::isnan(b) ? a + b : std::max(a, b);
+}
+
+// How far `value` lies above `level`; a value of -inf lies below everything.
+double rise(double value, double level) {
+  return value == -kInfinity ? -kInfinity : value - level;
+}
+
+// The logits of one row of tiles, for its valid queries and the valid keys of its listed tiles.
+class RowOfTiles {
+ public:
+  RowOfTiles(const ForwardProblem& problem,
+             std::int64_t batch,
+             std::int64_t head,
+             std::int64_t q_tile,
+             const Matrix& q,
+             const Matrix& k)
+      : problem_(problem),
+        first_query(q_tile * problem.grid.block_q),
+        queries(std::min<std::int64_t>(q.rows - first_query, problem.grid.block_q)) {
+    tiles.resize(problem.grid.k_tiles());
+    tiles.resize(list_row(problem.grid, problem.tile_row(batch, head, q_tile), q_tile,
+                          problem.valid_k_tiles(batch), problem.plan.order, tiles.data()));
+    for (const std::int32_t tile : tiles) logits.push_back(tile_logits(tile, q, k));
+  }
+
+  std::int64_t first_key(std::size_t entry) const {
+    return std::int64_t{tiles[entry]} * problem_.grid.block_k;
+  }
+
+  // Row maximum over one tile.
+  double tile_max(std::size_t entry, std::int64_t query) const {
+    double maximum = -kInfinity;
+    for (std::int64_t key = 0; key < logits[entry].columns; ++key) {
+      maximum = max_or_nan(maximum, logits[entry][query][key]);
+    }
+    return maximum;
+  }
+
+  double row_max(std::int64_t query) const {
+    double maximum = -kInfinity;
+    for (std::size_t entry = 0; entry < tiles.size(); ++entry) {
+      maximum = max_or_nan(maximum, tile_max(entry, query));
+    }
+    return maximum;
+  }
+
+ private:
+  Matrix tile_logits(std::int64_t tile, const Matrix& q, const Matrix& k) const {
+    const std::int64_t begin = tile * problem_.grid.block_k;
+    Matrix s(queries, std::min<std::int64_t>(k.rows - begin, problem_.grid.block_k));
+    for (std::int64_t query = 0; query < s.rows; ++query) {
+      for (std::int64_t key = 0; key < s.columns; ++key) {
+        double dot = 0;
+        for (int d = 0; d < problem_.head_dim; ++d) {
+          dot += q[first_query + query][d] * k[begin + key][d];
+        }
+        s[query][key] = problem_.scale * dot;
+      }
+    }
+    return s;
+  }
+
+  const ForwardProblem& problem_;
+
+ public:
+  const std::int64_t first_query;
+  const std::int64_t queries;
+  std::vector<std::int32_t> tiles;  // in visit order
+  std::vector<Matrix> logits;       // [entry of tiles][query][key]
+};
+
+// log(sum over the row of exp(S)).
+double log_sum_exp(const RowOfTiles& row, std::int64_t query) {
+  const double maximum = row.row_max(query);
+  if (maximum == -kInfinity) return -kInfinity;
+  double sum = 0;
+  for (const Matrix& s : row.logits) {
+    for (std::int64_t key = 0; key < s.columns; ++key) sum += std::exp(s[query][key] - maximum);
+  }
+  return maximum + std::log(sum);
+}
+
+// out = sum over the row of exp(S - lse) * v.
+void weighted_values(
+    const RowOfTiles& row, std::int64_t query, double lse, const Matrix& v, double* out) {
+  for (std::size_t entry = 0; entry < row.tiles.size(); ++entry) {
+    const Matrix& s = row.logits[entry];
+    for (std::int64_t key = 0; key < s.columns; ++key) {
+      const double weight = std::exp(s[query][key] - lse);
+      const double* value = v[row.first_key(entry) + key];
+      for (std::int64_t d = 0; d < v.columns; ++d) out[d] += weight * value[d];
+    }
+  }
+}
+
+// Scores against the running row maximum, which includes the tile's whole visit group.
+std::vector<double> running_scores(const RowOfTiles& row, int group_tiles) {
+  std::vector<double> scores(row.tiles.size(), -kInfinity);
+  std::vector<double> running(row.queries, -kInfinity);
+  for (std::size_t begin = 0; begin < row.tiles.size(); begin += group_tiles) {
+    const std::size_t end = std::min(begin + group_tiles, row.tiles.size());
+    for (std::size_t entry = begin; entry < end; ++entry) {
+      for (std::int64_t query = 0; query < row.queries; ++query) {
+        running[query] = max_or_nan(running[query], row.tile_max(entry, query));
+      }
+    }
+    for (std::size_t entry = begin; entry < end; ++entry) {
+      for (std::int64_t query = 0; query < row.queries; ++query) {
+        scores[entry] = max_or_nan(scores[entry], rise(row.tile_max(entry, query), running[query]));
+      }
+    }
+  }
+  return scores;
+}
+
+// Scores against the lse of an earlier step, corrected by the largest fall of lse since then.
+std::vector<double> lse_scores(const RowOfTiles& row,
+                               const std::vector<double>& ref,
+                               const std::vector<double>& lse) {
+  double fall = -kInfinity;
+  for (std::int64_t query = 0; query < row.queries; ++query) {
+    fall = max_or_nan(fall, ref[query] - lse[query]);
+  }
+  std::vector<double> scores(row.tiles.size(), -kInfinity);
+  for (std::size_t entry = 0; entry < row.tiles.size(); ++entry) {
+    for (std::int64_t query = 0; query < row.queries; ++query) {
+      scores[entry] = max_or_nan(scores[entry], rise(row.tile_max(entry, query), ref[query]));
+    }
+    scores[entry] += fall;
+  }
+  return scores;
+}
+
+// Natural units -> log2, capped at 0.
+double to_score(double natural) {
+  return std::isnan(natural) ? natural : std::min(natural * std::numbers::log2e, 0.0);
+}
+
+void write_scores(const ForwardProblem& problem,
+                  std::int64_t row_index,
+                  const RowOfTiles& row,
+                  const std::vector<double>& natural_scores) {
+  const AttentionForwardOutputs& outputs = problem.outputs;
+  for (std::size_t entry = 0; entry < row.tiles.size(); ++entry) {
+    const std::int64_t tile = row.tiles[entry];
+    const double score = to_score(natural_scores[entry]);
+    if (outputs.scores) {
+      store_element(outputs.scores, row_index * problem.grid.k_tiles() + tile, score);
+    }
+    if (outputs.marks && *problem.threshold > -kInfinity && score <= *problem.threshold) {
+      outputs.marks.row(row_index)[tile / 64] |= std::uint64_t{1} << (tile % 64);
+    }
+  }
+}
+
+void forward_row_of_tiles(const ForwardProblem& problem,
+                          std::int64_t batch,
+                          std::int64_t head,
+                          std::int64_t q_tile,
+                          const Matrix& q,
+                          const Matrix& k,
+                          const Matrix& v,
+                          Matrix& out,
+                          std::vector<double>& lse) {
+  const RowOfTiles row(problem, batch, head, q_tile, q, k);
+  std::vector<double> row_lse(row.queries);
+  for (std::int64_t query = 0; query < row.queries; ++query) {
+    row_lse[query] = log_sum_exp(row, query);
+    lse[row.first_query + query] = row_lse[query];
+    if (row_lse[query] == -kInfinity) continue;
+    weighted_values(row, query, row_lse[query], v, out[row.first_query + query]);
+  }
+  if (!problem.outputs.scores && !problem.outputs.marks) return;
+
+  const std::int64_t row_index =
+      (batch * problem.grid.heads + head) * problem.grid.q_tiles() + q_tile;
+  if (problem.ref) {
+    std::vector<double> ref(row.queries);
+    for (std::int64_t query = 0; query < row.queries; ++query) {
+      ref[query] =
+          load_element(problem.ref, offset_of(problem.ref, batch, head, row.first_query + query));
+    }
+    write_scores(problem, row_index, row, lse_scores(row, ref, row_lse));
+  } else {
+    write_scores(problem, row_index, row, running_scores(row, problem.plan.group_tiles));
+  }
+}
+
+// Nothing marked, every score -inf: what tiles that are not computed keep.
+void clear_decisions(const ForwardProblem& problem) {
+  const AttentionForwardOutputs& outputs = problem.outputs;
+  if (outputs.marks) std::fill_n(outputs.marks.words, problem.grid.words(), 0);
+  if (outputs.scores) {
+    for (std::int64_t i = 0; i < problem.grid.tiles(); ++i) {
+      store_element(outputs.scores, i, -kInfinity);
+    }
+  }
+}
+
+}  // namespace
+
+void attention_forward(const ForwardProblem& problem) {
+  clear_decisions(problem);
+  const TileGrid& grid = problem.grid;
+  for (std::int64_t batch = 0; batch < grid.batch; ++batch) {
+    for (std::int64_t head = 0; head < grid.heads; ++head) {
+      const Matrix q = load_head(problem.q, batch, head, problem.valid_queries(batch));
+      const Matrix k =
+          load_head(problem.k, batch, problem.key_head(head), problem.valid_keys(batch));
+      const Matrix v =
+          load_head(problem.v, batch, problem.key_head(head), problem.valid_keys(batch));
+      Matrix out(grid.q_len, problem.head_dim);
+      std::vector<double> lse(grid.q_len, -kInfinity);
+      for (std::int64_t q_tile = 0; q_tile < problem.valid_q_tiles(batch); ++q_tile) {
+        forward_row_of_tiles(problem, batch, head, q_tile, q, k, v, out, lse);
+      }
+      store_head(problem.outputs.out, batch, head, out);
+      if (!problem.outputs.lse) continue;
+      for (std::int64_t query = 0; query < grid.q_len; ++query) {
+        store_element(problem.outputs.lse, offset_of(problem.outputs.lse, batch, head, query),
+                      lse[query]);
+      }
+    }
+  }
+}
+
+}  // namespace saccade::reference

@@ -1,0 +1,55 @@
+#include "core/backend.h"
+#include "core/reference/reference.h"
+
+namespace saccade {
+namespace {
+
+class ReferenceBackend final : public BackendOps {
+ public:
+  std::optional<std::string> why_unsupported(const AttentionProblem&) const override {
+    return std::nullopt;
+  }
+
+  VisitPlan visit_plan(const AttentionProblem&, VisitOrder order) const override {
+    return {.order = order, .group_tiles = 1};
+  }
+
+  std::size_t workspace_size(const ForwardProblem&, int) const override { return 0; }
+  void attention_forward(const Execution&, const ForwardProblem& problem) const override {
+    reference::attention_forward(problem);
+  }
+
+  std::size_t workspace_size(const BackwardProblem&, int) const override { return 0; }
+  void attention_backward(const Execution&, const BackwardProblem& problem) const override {
+    reference::attention_backward(problem);
+  }
+
+  void merge_partials(const Execution&,
+                      std::span<const Partial> partials,
+                      const Partial& merged) const override {
+    reference::merge_partials(partials, merged);
+  }
+  void merge_partials_backward(const Execution&,
+                               std::span<const Partial> partials,
+                               const Partial& merged,
+                               const Partial& dmerged,
+                               std::span<const Partial> gradients) const override {
+    reference::merge_partials_backward(partials, merged, dmerged, gradients);
+  }
+
+  void update_mask(const Execution&,
+                   const UpdateMaskInputs& inputs,
+                   const UpdateMaskOptions& options,
+                   const TileMaskView& next) const override {
+    reference::update_mask(inputs, options, next);
+  }
+};
+
+}  // namespace
+
+const BackendOps& reference_backend() {
+  static const ReferenceBackend backend;
+  return backend;
+}
+
+}  // namespace saccade

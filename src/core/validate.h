@@ -1,0 +1,36 @@
+#pragma once
+
+#include "core/attention_problem.h"
+
+#include <saccade/merge_partials.h>
+#include <saccade/update_mask.h>
+
+#include <span>
+#include <string_view>
+
+// Checks that hold for every backend. Each throws InvalidArgument with the limit, the value and the
+// legal choice; nothing else has happened by then.
+
+namespace saccade {
+
+// Checked inputs and options, defaults resolved; `outputs` and `plan` stay empty.
+ForwardProblem validate_forward(const AttentionInputs& inputs,
+                                const AttentionForwardOptions& options);
+BackwardProblem validate_backward(const AttentionBackwardInputs& inputs,
+                                  const AttentionBackwardOptions& options);
+
+// Checks the outputs against the problem and stores them in it.
+void attach_outputs(ForwardProblem& problem, const AttentionForwardOutputs& outputs);
+void attach_outputs(BackwardProblem& problem, const AttentionBackwardOutputs& outputs);
+
+void validate_merge(std::span<const Partial> partials, const Partial& merged);
+void validate_merge_backward(std::span<const Partial> partials,
+                             const Partial& merged,
+                             const Partial& dmerged,
+                             std::span<const Partial> gradients);
+
+void validate_update_mask(const UpdateMaskInputs& inputs,
+                          const UpdateMaskOptions& options,
+                          const TileMaskView& next);
+
+}  // namespace saccade

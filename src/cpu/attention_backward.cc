@@ -1,0 +1,414 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/attention_backward.cc"
+// clang-format off
+#include <hwy/foreach_target.h>
+// clang-format on
+
+#include "core/parallel.h"
+#include "cpu/backward_layout.h"
+#include "cpu/constants.h"
+#include "cpu/cpu_backend.h"
+#include "cpu/element.h"
+#include "cpu/exp2-inl.h"
+#include "cpu/micro_kernel-inl.h"
+#include "cpu/pack-inl.h"
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <numbers>
+
+// One pass over the active tiles with five products each (S, dP, dQ, dV, dK). Tiles are walked by
+// column, so dK and dV are finished in one go; dQ is summed up in a fixed number of slots per head,
+// each of which owns a fixed set of columns. Two passes (rows, then columns) would need no slots,
+// but seven products and a second exp.
+
+HWY_BEFORE_NAMESPACE();
+namespace saccade::cpu::HWY_NAMESPACE {
+
+std::ptrdiff_t backward_panel_width() {
+  return panel_width();
+}
+
+// Queries [first_query, first_query + queries) of one head: a row of tiles.
+struct QueryTile {
+  QueryTile(const BackwardProblem& problem, std::int64_t head_of_batch, std::int64_t tile)
+      : batch(head_of_batch / problem.grid.heads),
+        head(head_of_batch % problem.grid.heads),
+        q_tile(tile),
+        first_query(tile * problem.grid.block_q),
+        queries(std::clamp<std::int64_t>(
+            problem.valid_queries(batch) - first_query, 0, problem.grid.block_q)) {}
+
+  std::int64_t batch, head, q_tile, first_query, queries;
+};
+
+// delta = rowsum(dout * out) - dlse for the queries of one panel.
+// The sum runs over head_dim in the order of the product that gives dP. A query that attends to one
+// key has out == v, so dP - delta is exactly zero for it, as it should be.
+template <typename T>
+void panel_delta(const BackwardProblem& problem,
+                 const QueryTile& tile,
+                 std::ptrdiff_t first,
+                 const float* HWY_RESTRICT dout_panel,
+                 float* HWY_RESTRICT out_panel,
+                 float* HWY_RESTRICT delta) {
+  const F32 d;
+  const std::ptrdiff_t width = panel_width();
+  const std::ptrdiff_t head_dim = problem.head_dim;
+  const std::ptrdiff_t rows = std::min<std::int64_t>(width, tile.queries - first);
+  rows_to_panel(row_of<const T>(problem.out, tile.batch, tile.head, tile.first_query + first),
+                problem.out.strides[2], rows, head_dim, 1.0f, width, out_panel);
+  for (std::ptrdiff_t lane = 0; lane < width; lane += hn::Lanes(d)) {
+    V32 sum = hn::Zero(d);
+    for (std::ptrdiff_t i = 0; i < head_dim; ++i) {
+      sum = hn::MulAdd(hn::Load(d, out_panel + i * width + lane),
+                       hn::Load(d, dout_panel + i * width + lane), sum);
+    }
+    hn::Store(sum, d, delta + lane);
+  }
+  if (!problem.dlse) return;
+  for (std::ptrdiff_t i = 0; i < rows; ++i) {
+    delta[i] -=
+        *row_of<const float>(problem.dlse, tile.batch, tile.head, tile.first_query + first + i);
+  }
+}
+
+// The queries and output gradients of one row of tiles in both forms that the products read, with
+// lse (log2 units) and delta beside them.
+template <typename T>
+void prepare_query_tile(const BackwardProblem& problem,
+                        const QueryTile& tile,
+                        const QueryBuffers& to,
+                        float* out_panel) {
+  const std::ptrdiff_t width = panel_width();
+  const std::ptrdiff_t head_dim = problem.head_dim;
+  const float scale = static_cast<float>(problem.scale * std::numbers::log2e);
+  const T* q = row_of<const T>(problem.q, tile.batch, tile.head, tile.first_query);
+  const T* dout = row_of<const T>(problem.dout, tile.batch, tile.head, tile.first_query);
+  for (std::ptrdiff_t first = 0; first < tile.queries; first += width) {
+    const std::ptrdiff_t rows = tile.queries - first;
+    float* dout_panel = to.dout_panels + first * head_dim;
+    rows_to_panel(q + first * problem.q.strides[2], problem.q.strides[2], rows, head_dim, scale,
+                  width, to.q_panels + first * head_dim);
+    rows_to_panel(dout + first * problem.dout.strides[2], problem.dout.strides[2], rows, head_dim,
+                  1.0f, width, dout_panel);
+    panel_delta<T>(problem, tile, first, dout_panel, out_panel, to.delta + first);
+  }
+  for (std::ptrdiff_t column = 0; column < head_dim; column += width) {
+    const std::ptrdiff_t columns = std::min(width, head_dim - column);
+    const std::ptrdiff_t strip = column * problem.grid.block_q;
+    if (columns < width) {  // the lanes beyond head_dim only need to be harmless
+      std::fill_n(to.q_strips + strip, tile.queries * width, 0.0f);
+      std::fill_n(to.dout_strips + strip, tile.queries * width, 0.0f);
+    }
+    copy_rows(q + column, problem.q.strides[2], 1.0f, to.q_strips + strip, width, tile.queries,
+              columns);
+    copy_rows(dout + column, problem.dout.strides[2], 1.0f, to.dout_strips + strip, width,
+              tile.queries, columns);
+  }
+  const std::ptrdiff_t padded = (tile.queries + width - 1) / width * width;
+  std::fill_n(to.lse, padded, 0.0f);
+  for (std::int64_t i = 0; i < tile.queries; ++i) {
+    const float lse =
+        *row_of<const float>(problem.lse, tile.batch, tile.head, tile.first_query + i);
+    // A row without mass has no weights: far above every logit, its exponentials vanish.
+    to.lse[i] = lse == -kInfinity ? -kFloor : lse * kLog2e;
+  }
+}
+
+void prepare_queries(const BackwardProblem& problem,
+                     std::int64_t head_of_batch,
+                     std::int64_t q_tile,
+                     const QueryBuffers& to,
+                     float* out_panel) {
+  const QueryTile tile(problem, head_of_batch, q_tile);
+  with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
+    prepare_query_tile<std::remove_pointer_t<decltype(element)>>(problem, tile, to, out_panel);
+  });
+}
+
+// P and dS of one panel, in place of S and dP.
+HWY_INLINE void softmax_gradient(const QueryBuffers& query,
+                                 std::ptrdiff_t first,
+                                 std::ptrdiff_t keys,
+                                 std::ptrdiff_t stride,
+                                 float* HWY_RESTRICT s,
+                                 float* HWY_RESTRICT dp) {
+  const F32 d;
+  for (std::ptrdiff_t lane = 0; lane < panel_width(); lane += hn::Lanes(d)) {
+    const V32 lse = hn::Load(d, query.lse + first + lane);
+    const V32 delta = hn::Load(d, query.delta + first + lane);
+    for (std::ptrdiff_t key = 0; key < keys; ++key) {
+      float* s_at = s + key * stride + lane;
+      float* dp_at = dp + key * stride + lane;
+      const V32 p = exp2(d, hn::Sub(hn::Load(d, s_at), lse));
+      hn::Store(p, d, s_at);
+      hn::Store(hn::Mul(p, hn::Sub(hn::Load(d, dp_at), delta)), d, dp_at);
+    }
+  }
+}
+
+// One column of tiles: all that its keys and values give and receive.
+class BackwardColumn {
+ public:
+  BackwardColumn(const BackwardProblem& problem,
+                 const ColumnOfTiles& column,
+                 const ColumnScratch& scratch)
+      : problem_(problem),
+        column_(column),
+        scratch_(scratch),
+        head_dim_(problem.head_dim),
+        width_(panel_width()),
+        keys_(std::clamp<std::int64_t>(
+            problem.valid_keys(column.batch) - column.k_tile * problem.grid.block_k,
+            0,
+            problem.grid.block_k)) {}
+
+  // Adds the tile of the column that belongs to row `tile`.
+  void visit_tile(const QueryTile& tile, const QueryBuffers& query, bool first_of_query) {
+    for (std::ptrdiff_t first = 0; first < tile.queries; first += width_) {
+      float* s = scratch_.s + first;
+      float* dp = scratch_.dp + first;
+      multiply<Start::zero>(keys_by_panel(column_.k, query.q_panels + first * head_dim_, s));
+      multiply<Start::zero>(keys_by_panel(column_.v, query.dout_panels + first * head_dim_, dp));
+      softmax_gradient(query, first, keys_, scratch_.stride, s, dp);
+      const Product dq = {.a = column_.k,
+                          .a_row = 1,
+                          .a_depth = head_dim_,
+                          .b = dp,
+                          .b_depth = scratch_.stride,
+                          .c = query.dq_panels + first * head_dim_,
+                          .c_row = width_,
+                          .rows = head_dim_,
+                          .depth = keys_};
+      first_of_query ? multiply<Start::zero>(dq) : multiply<Start::add>(dq);
+    }
+    for (std::ptrdiff_t column = 0; column < head_dim_; column += width_) {
+      const std::ptrdiff_t strip = column * problem_.grid.block_q;
+      add_strip(scratch_.s, query.dout_strips + strip, tile.queries, scratch_.dv, column);
+      add_strip(scratch_.dp, query.q_strips + strip, tile.queries, scratch_.dk, column);
+    }
+    is_empty_ = false;
+  }
+
+  template <typename T>
+  void store() {
+    store_rows<T>(problem_.outputs.dk, scratch_.dk, static_cast<float>(problem_.scale));
+    store_rows<T>(problem_.outputs.dv, scratch_.dv, 1.0f);
+  }
+
+ private:
+  // rows (K or V) times a panel of queries (or output gradients).
+  Product keys_by_panel(const float* rows, const float* panel, float* c) const {
+    return {.a = rows,
+            .a_row = head_dim_,
+            .a_depth = 1,
+            .b = panel,
+            .b_depth = width_,
+            .c = c,
+            .c_row = scratch_.stride,
+            .rows = keys_,
+            .depth = head_dim_};
+  }
+
+  // to[key][column + lane] += sum over queries of weights[key][query] * strip[query][lane]
+  void add_strip(const float* weights,
+                 const float* strip,
+                 std::ptrdiff_t queries,
+                 float* to,
+                 std::ptrdiff_t column) {
+    const Product product = {.a = weights,
+                             .a_row = scratch_.stride,
+                             .a_depth = 1,
+                             .b = strip,
+                             .b_depth = width_,
+                             .c = to + column * problem_.grid.block_k,
+                             .c_row = width_,
+                             .rows = keys_,
+                             .depth = queries};
+    is_empty_ ? multiply<Start::zero>(product) : multiply<Start::add>(product);
+  }
+
+  template <typename T>
+  void store_rows(const TensorView& to, const float* strips, float factor) {
+    const std::int64_t first = column_.k_tile * problem_.grid.block_k;
+    const std::int64_t rows = std::min<std::int64_t>(problem_.grid.block_k, to.shape[2] - first);
+    const std::int64_t written = is_empty_ ? 0 : keys_;
+    T* target = row_of<T>(to, column_.batch, column_.key_head, first);
+    for (std::ptrdiff_t column = 0; written > 0 && column < head_dim_; column += width_) {
+      copy_rows(strips + column * problem_.grid.block_k, width_, factor, target + column,
+                to.strides[2], written, std::min(width_, head_dim_ - column));
+    }
+    for (std::int64_t row = written; row < rows; ++row) {
+      std::fill_n(target + row * to.strides[2], head_dim_, T{});
+    }
+  }
+
+  const BackwardProblem& problem_;
+  const ColumnOfTiles& column_;
+  const ColumnScratch& scratch_;
+  const std::ptrdiff_t head_dim_;
+  const std::ptrdiff_t width_;
+  const std::ptrdiff_t keys_;
+  bool is_empty_ = true;
+};
+
+// All columns of one slot. `touched` tells which rows of tiles of each head have a sum in the slot.
+void backward_slot(const BackwardProblem& problem,
+                   const Slot& slot,
+                   const HeadBuffers& buffers,
+                   const ColumnScratch& scratch) {
+  const TileGrid& grid = problem.grid;
+  const std::int64_t group = problem.heads_per_key_head();
+  std::fill_n(buffers.touched(slot.index), group * grid.q_tiles(), std::uint8_t{0});
+  for (std::int64_t k_tile = 0; k_tile < grid.k_tiles(); ++k_tile) {
+    if (buffers.slot_of_column[k_tile] != slot.index) continue;
+    const ColumnOfTiles column = buffers.column(problem, slot, k_tile);
+    BackwardColumn backward(problem, column, scratch);
+    const bool has_keys = k_tile < problem.valid_k_tiles(column.batch);
+    for (std::int64_t h = 0; has_keys && h < group; ++h) {
+      const std::int64_t head = slot.key_head * group + h;  // counted over the batch
+      for (std::int64_t q_tile = 0; q_tile < problem.valid_q_tiles(column.batch); ++q_tile) {
+        if (!is_active(problem, head, q_tile, k_tile)) continue;
+        std::uint8_t& touched = buffers.touched(slot.index)[h * grid.q_tiles() + q_tile];
+        backward.visit_tile(QueryTile(problem, head, q_tile),
+                            buffers.query(problem, h, q_tile, slot.index), touched == 0);
+        touched = 1;
+      }
+    }
+    with_element(problem.k.dtype, [&](auto* element) HWY_ATTR {
+      backward.store<std::remove_pointer_t<decltype(element)>>();
+    });
+  }
+}
+
+// dQ of one row of tiles: the sums of all slots that touched it, in slot order.
+template <typename T>
+void store_dq_tile(const BackwardProblem& problem,
+                   const QueryTile& tile,
+                   std::int64_t head_of_group,
+                   const HeadBuffers& buffers,
+                   float* factors) {
+  const F32 d;
+  const std::ptrdiff_t width = panel_width();
+  const std::ptrdiff_t head_dim = problem.head_dim;
+  const std::ptrdiff_t panels = (tile.queries + width - 1) / width;
+  float* sum = nullptr;
+  for (int slot = 0; slot < buffers.slots; ++slot) {
+    if (!buffers.touched(slot)[head_of_group * problem.grid.q_tiles() + tile.q_tile]) continue;
+    float* part = buffers.query(problem, head_of_group, tile.q_tile, slot).dq_panels;
+    if (sum == nullptr) {
+      sum = part;
+      continue;
+    }
+    for (std::ptrdiff_t i = 0; i < panels * width * head_dim; i += hn::Lanes(d)) {
+      hn::Store(hn::Add(hn::Load(d, sum + i), hn::Load(d, part + i)), d, sum + i);
+    }
+  }
+  const TensorView& dq = problem.outputs.dq;
+  const auto row = [&](std::int64_t i) {
+    return row_of<T>(dq, tile.batch, tile.head, tile.first_query + i);
+  };
+  const std::int64_t written = sum == nullptr ? 0 : tile.queries;
+  std::fill_n(factors, width, static_cast<float>(problem.scale));
+  for (std::ptrdiff_t first = 0; first < written; first += width) {
+    panel_to_rows(sum + first * head_dim, width, factors, row(first), dq.strides[2],
+                  std::min<std::int64_t>(width, written - first), head_dim);
+  }
+  const std::int64_t rows =
+      std::min<std::int64_t>(problem.grid.block_q, problem.grid.q_len - tile.first_query);
+  for (std::int64_t i = written; i < rows; ++i) std::fill_n(row(i), head_dim, T{});
+}
+
+void store_dq(const BackwardProblem& problem,
+              std::int64_t head_of_batch,
+              std::int64_t q_tile,
+              const HeadBuffers& buffers,
+              float* factors) {
+  const QueryTile tile(problem, head_of_batch, q_tile);
+  with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
+    store_dq_tile<std::remove_pointer_t<decltype(element)>>(
+        problem, tile, head_of_batch % problem.heads_per_key_head(), buffers, factors);
+  });
+}
+
+}  // namespace saccade::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+namespace saccade::cpu {
+namespace {
+
+HWY_EXPORT(backward_panel_width);
+HWY_EXPORT(prepare_queries);
+HWY_EXPORT(backward_slot);
+HWY_EXPORT(store_dq);
+
+// Calls f(worker, head, head_of_group, q_tile, buffers) for every row of tiles of the key heads.
+template <typename F>
+void for_each_query_tile(const Execution& execution,
+                         const BackwardProblem& problem,
+                         const BackwardLayout& layout,
+                         HeadRange key_heads,
+                         F&& f) {
+  const std::int64_t group = problem.heads_per_key_head();
+  const std::int64_t q_tiles = problem.grid.q_tiles();
+  for_each_unit(execution, (key_heads.end - key_heads.begin) * group * q_tiles,
+                [&](int worker, auto unit) {
+                  const std::int64_t head = key_heads.begin * group + unit / q_tiles;
+                  const std::int64_t index = unit / q_tiles / group;
+                  f(worker, head, head % group, unit % q_tiles,
+                    layout.head_buffers(problem, key_heads, index));
+                });
+}
+
+void backward_group(const Execution& execution,
+                    const BackwardProblem& problem,
+                    const BackwardLayout& layout,
+                    HeadRange key_heads) {
+  layout.packing.pack(execution, problem, key_heads);
+  for_each_query_tile(
+      execution, problem, layout, key_heads,
+      [&](int worker, auto head, auto head_of_group, auto q_tile, const HeadBuffers& buffers) {
+        if (!has_active_tile(problem, head, q_tile)) return;
+        HWY_DYNAMIC_DISPATCH(prepare_queries)
+        (problem, head, q_tile, buffers.query(problem, head_of_group, q_tile, 0),
+         layout.column_scratch(problem, worker).s);
+      });
+  const std::int64_t units = layout.list_slots(problem, key_heads);
+  for_each_unit(execution, units, [&](int worker, std::int64_t i) {
+    const Slot& slot = layout.units[i];
+    HWY_DYNAMIC_DISPATCH(backward_slot)
+    (problem, slot, layout.head_buffers(problem, key_heads, slot.key_head - key_heads.begin),
+     layout.column_scratch(problem, worker));
+  });
+  for_each_query_tile(execution, problem, layout, key_heads,
+                      [&](int worker, auto head, auto, auto q_tile, const HeadBuffers& buffers) {
+                        HWY_DYNAMIC_DISPATCH(store_dq)
+                        (problem, head, q_tile, buffers, layout.column_scratch(problem, worker).s);
+                      });
+}
+
+}  // namespace
+
+std::size_t workspace_size(const BackwardProblem& problem, int workers) {
+  Arena arena;
+  BackwardLayout(arena, problem, workers, HWY_DYNAMIC_DISPATCH(backward_panel_width)());
+  return arena.used();
+}
+
+void attention_backward(const Execution& execution, const BackwardProblem& problem) {
+  Arena arena(execution.workspace);
+  const BackwardLayout layout(arena, problem, execution.workers,
+                              HWY_DYNAMIC_DISPATCH(backward_panel_width)());
+  const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
+  for (std::int64_t begin = 0; begin < key_heads; begin += layout.group) {
+    backward_group(execution, problem, layout, {begin, std::min(begin + layout.group, key_heads)});
+  }
+}
+
+}  // namespace saccade::cpu
+
+#endif

@@ -1,0 +1,446 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/attention_forward.cc"
+// clang-format off
+#include <hwy/foreach_target.h>
+// clang-format on
+
+#include "core/arena.h"
+#include "core/parallel.h"
+#include "cpu/constants.h"
+#include "cpu/cpu_backend.h"
+#include "cpu/element.h"
+#include "cpu/exp2-inl.h"
+#include "cpu/key_value_packing.h"
+#include "cpu/micro_kernel-inl.h"
+#include "cpu/pack-inl.h"
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+#ifndef SACCADE_CPU_ATTENTION_FORWARD_ONCE
+#define SACCADE_CPU_ATTENTION_FORWARD_ONCE
+
+namespace saccade::cpu {
+
+// What one worker needs for one row of tiles. Sizes count floats; `panels` * `width` >= block_q.
+struct ForwardScratch {
+  ForwardScratch(Arena& arena, const ForwardProblem& problem, std::ptrdiff_t width) {
+    const std::ptrdiff_t queries = (problem.grid.block_q + width - 1) / width * width;
+    q = arena.take<float>(queries * problem.head_dim);
+    out = arena.take<float>(queries * problem.head_dim);
+    row_max = arena.take<float>(queries);
+    row_sum = arena.take<float>(queries);
+    ref = arena.take<float>(queries);
+    logits = arena.take<float>(problem.grid.block_k * width);
+    lse = arena.take<float>(queries);
+    inverse_sum = arena.take<float>(queries);
+    tile_max = arena.take<float>(width);
+    factor = arena.take<float>(width);
+    tiles = arena.take<std::int32_t>(problem.grid.k_tiles());
+    scores = arena.take<float>(problem.grid.k_tiles());
+  }
+
+  float* q;        // [panel][head_dim][width], times scale * log2(e)
+  float* out;      // [panel][head_dim][width], not yet normalised
+  float* row_max;  // running maximum, log2 units
+  float* row_sum;  // running sum of 2^(S - row_max)
+  float* ref;      // what scores are measured against; +inf in lanes without a query
+  float* logits;   // [block_k][width], of one panel; becomes P
+  float* lse;      // log2 units
+  float* inverse_sum;
+  float* tile_max;  // of one panel
+  float* factor;    // of one panel
+  std::int32_t* tiles;
+  float* scores;  // by entry of tiles
+};
+
+// One row of tiles: where it lies and what it reads.
+struct RowOfTiles {
+  std::int64_t batch, head, q_tile;
+  PackedHead keys;
+};
+
+}  // namespace saccade::cpu
+
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace saccade::cpu::HWY_NAMESPACE {
+
+std::ptrdiff_t forward_panel_width() {
+  return panel_width();
+}
+
+// Walks one row of tiles with the online softmax.
+class ForwardRow {
+ public:
+  ForwardRow(const ForwardProblem& problem, const RowOfTiles& row, const ForwardScratch& scratch)
+      : problem_(problem),
+        row_(row),
+        scratch_(scratch),
+        head_dim_(problem.head_dim),
+        first_query_(row.q_tile * problem.grid.block_q),
+        queries_(std::clamp<std::int64_t>(
+            problem.valid_queries(row.batch) - first_query_, 0, problem.grid.block_q)),
+        keys_(problem.valid_keys(row.batch)),
+        width_(panel_width()),
+        panels_((queries_ + width_ - 1) / width_),
+        decides_(problem.outputs.marks || problem.outputs.scores) {}
+
+  void run() {
+    const std::int64_t listed =
+        queries_ == 0
+            ? 0
+            : list_row(problem_.grid, problem_.tile_row(row_.batch, row_.head, row_.q_tile),
+                       row_.q_tile, problem_.valid_k_tiles(row_.batch), problem_.plan.order,
+                       scratch_.tiles);
+    if (listed > 0) load_queries();
+    for (std::int64_t entry = 0; entry < listed; ++entry) {
+      const std::int64_t next = std::min(entry + 1, listed - 1);
+      visit_tile(entry, scratch_.tiles[entry], scratch_.tiles[next]);
+    }
+    normalise(listed);
+    store_lse();
+    with_element(problem_.outputs.out.dtype, [&](auto* element) HWY_ATTR {
+      store_out<std::remove_pointer_t<decltype(element)>>(listed);
+    });
+    if (decides_) store_decisions(listed);
+  }
+
+ private:
+  void load_queries() {
+    const float scale = static_cast<float>(problem_.scale * std::numbers::log2e);
+    with_element(problem_.q.dtype, [&](auto* element) HWY_ATTR {
+      using T = std::remove_pointer_t<decltype(element)>;
+      for (std::ptrdiff_t panel = 0; panel < panels_; ++panel) {
+        const std::ptrdiff_t first = panel * width_;
+        rows_to_panel(row_of<T>(problem_.q, row_.batch, row_.head, first_query_ + first),
+                      problem_.q.strides[2], queries_ - first, head_dim_, scale, width_,
+                      scratch_.q + first * head_dim_);
+      }
+    });
+    // Lanes without a query stay out of every score: nothing rises above +inf.
+    std::fill_n(scratch_.ref, panels_ * width_, kInfinity);
+    for (std::int64_t i = 0; i < queries_; ++i) {
+      scratch_.ref[i] =
+          problem_.ref
+              ? *(row_of<const float>(problem_.ref, row_.batch, row_.head, first_query_ + i)) *
+                    kLog2e
+              : 0.0f;
+    }
+  }
+
+  // S, softmax and O of one tile, panel by panel. This is the only place where attention happens:
+  // a tile that is not listed is never loaded, multiplied or exponentiated.
+  void visit_tile(std::int64_t entry, std::int64_t tile, std::int64_t next_tile) {
+    const std::ptrdiff_t block_k = problem_.grid.block_k;
+    const std::ptrdiff_t tile_floats = block_k * head_dim_;
+    const std::ptrdiff_t keys = std::min<std::int64_t>(block_k, keys_ - tile * block_k);
+    const float* k = row_.keys.k + tile * tile_floats;
+    const float* v = row_.keys.v + tile * tile_floats;
+    const std::ptrdiff_t slice = prefetch_slice(next_tile);
+    const float* next_k = row_.keys.k + next_tile * tile_floats;
+    const float* next_v = row_.keys.v + next_tile * tile_floats;
+    const F32 d;
+    V32 score = hn::Set(d, -kInfinity);
+    V32 poison = hn::Zero(d);
+    for (std::ptrdiff_t panel = 0; panel < panels_; ++panel) {
+      std::fill_n(scratch_.tile_max, width_, -kInfinity);
+      const Product s = {.a = k,
+                         .a_row = head_dim_,
+                         .a_depth = 1,
+                         .b = scratch_.q + panel * width_ * head_dim_,
+                         .b_depth = width_,
+                         .c = scratch_.logits,
+                         .c_row = width_,
+                         .rows = keys,
+                         .depth = head_dim_};
+      multiply<Start::zero, true>(
+          s, nullptr, scratch_.tile_max,
+          Prefetch::slice(next_k + panel * slice, slice, BlockCut(keys).blocks()));
+      const bool grew = softmax(panel, keys, entry == 0, score, poison);
+      const Product o = {.a = v,
+                         .a_row = 1,
+                         .a_depth = head_dim_,
+                         .b = scratch_.logits,
+                         .b_depth = width_,
+                         .c = scratch_.out + panel * width_ * head_dim_,
+                         .c_row = width_,
+                         .rows = head_dim_,
+                         .depth = keys};
+      const Prefetch prefetch =
+          Prefetch::slice(next_v + panel * slice, slice, BlockCut(head_dim_).blocks());
+      if (entry == 0) {
+        multiply<Start::zero>(o, nullptr, nullptr, prefetch);
+      } else if (grew) {
+        multiply<Start::rescale>(o, scratch_.factor, nullptr, prefetch);
+      } else {
+        multiply<Start::add>(o, nullptr, nullptr, prefetch);
+      }
+    }
+    if (decides_) {
+      const float best = hn::GetLane(hn::MaxOfLanes(d, score));
+      const bool has_nan = !hn::AllFalse(d, hn::IsNaN(poison));
+      scratch_.scores[entry] = has_nan ? std::numeric_limits<float>::quiet_NaN() : best;
+    }
+  }
+
+  // Floats of the next tile that each panel fetches; 0 if that tile is partial and not worth it.
+  std::ptrdiff_t prefetch_slice(std::int64_t next_tile) const {
+    const std::int64_t block_k = problem_.grid.block_k;
+    if ((next_tile + 1) * block_k > keys_) return 0;
+    return block_k * head_dim_ / panels_;
+  }
+
+  // The online softmax of one panel: running maximum and sum, logits -> P. Returns whether the
+  // maximum of a lane grew, in which case `factor` rescales what has been summed up so far.
+  bool softmax(
+      std::ptrdiff_t panel, std::ptrdiff_t keys, bool first_tile, V32& score, V32& poison) {
+    const F32 d;
+    const std::ptrdiff_t lanes = hn::Lanes(d);
+    bool grew = false;
+    for (std::ptrdiff_t j = 0; j < 2; ++j) {
+      float* row_max = scratch_.row_max + panel * width_ + j * lanes;
+      float* row_sum = scratch_.row_sum + panel * width_ + j * lanes;
+      const V32 old_max = first_tile ? hn::Set(d, kFloor) : hn::Load(d, row_max);
+      const V32 tile_max = hn::Load(d, scratch_.tile_max + j * lanes);
+      const V32 new_max = hn::Max(old_max, tile_max);
+      grew |= !hn::AllFalse(d, hn::Gt(new_max, old_max));
+      const V32 factor = exp2(d, hn::Sub(old_max, new_max));
+      V32 sum = first_tile ? hn::Zero(d) : hn::Mul(hn::Load(d, row_sum), factor);
+      float* logits = scratch_.logits + j * lanes;
+      for (std::ptrdiff_t key = 0; key < keys; ++key, logits += width_) {
+        const V32 p = exp2(d, hn::Sub(hn::Load(d, logits), new_max));
+        sum = hn::Add(sum, p);
+        hn::Store(p, d, logits);
+      }
+      hn::Store(factor, d, scratch_.factor + j * lanes);
+      hn::Store(new_max, d, row_max);
+      hn::Store(sum, d, row_sum);
+      if (decides_) {
+        const V32 ref = hn::Load(d, scratch_.ref + panel * width_ + j * lanes);
+        const V32 level = problem_.ref ? ref : hn::Add(new_max, ref);
+        score = hn::Max(score, hn::Sub(tile_max, level));
+        // 0 * NaN: a row that has met NaN poisons the scores of its tile.
+        poison = hn::MulAdd(hn::Zero(d), sum, poison);
+      }
+    }
+    return grew;
+  }
+
+  // lse and 1 / sum of every row; -inf and 0 for a row whose logits are all -inf, or that has none.
+  void normalise(std::int64_t listed) {
+    for (std::int64_t i = 0; i < queries_; ++i) {
+      const float sum = listed > 0 ? scratch_.row_sum[i] : 0.0f;
+      const bool has_mass = std::isnan(sum) || (sum > 0 && scratch_.row_max[i] > kFloor);
+      scratch_.lse[i] = has_mass ? scratch_.row_max[i] + std::log2(sum) : -kInfinity;
+      scratch_.inverse_sum[i] = has_mass ? 1.0f / sum : 0.0f;
+    }
+  }
+
+  // Rows of this row of tiles, those beyond q_lens included.
+  std::int64_t rows() const {
+    return std::min<std::int64_t>(problem_.grid.block_q, problem_.grid.q_len - first_query_);
+  }
+
+  void store_lse() {
+    const TensorView& lse = problem_.outputs.lse;
+    if (!lse) return;
+    for (std::int64_t i = 0; i < rows(); ++i) {
+      *row_of<float>(lse, row_.batch, row_.head, first_query_ + i) =
+          i < queries_ ? scratch_.lse[i] * kLn2 : -kInfinity;
+    }
+  }
+
+  template <typename T>
+  void store_out(std::int64_t listed) {
+    const TensorView& out = problem_.outputs.out;
+    const auto row = [&](std::int64_t i) {
+      return row_of<T>(out, row_.batch, row_.head, first_query_ + i);
+    };
+    for (std::ptrdiff_t first = 0; listed > 0 && first < queries_; first += width_) {
+      panel_to_rows(scratch_.out + first * head_dim_, width_, scratch_.inverse_sum + first,
+                    row(first), out.strides[2], std::min<std::int64_t>(width_, queries_ - first),
+                    head_dim_);
+    }
+    for (std::int64_t i = 0; i < rows(); ++i) {
+      if (i >= queries_ || scratch_.inverse_sum[i] == 0.0f) std::fill_n(row(i), head_dim_, T{});
+    }
+  }
+
+  // Scores and marks of the whole row of tiles, computed or not.
+  void store_decisions(std::int64_t listed) {
+    const AttentionForwardOutputs& outputs = problem_.outputs;
+    const TileGrid& grid = problem_.grid;
+    const std::int64_t row = (row_.batch * grid.heads + row_.head) * grid.q_tiles() + row_.q_tile;
+    float* scores = static_cast<float*>(outputs.scores.data) + row * grid.k_tiles();
+    std::uint64_t* marks = outputs.marks ? outputs.marks.row(row) : nullptr;
+    if (outputs.scores) std::fill_n(scores, grid.k_tiles(), -kInfinity);
+    if (marks != nullptr) std::fill_n(marks, grid.words_per_row(), 0);
+    const float fall = problem_.ref ? largest_fall() : 0.0f;
+    const double threshold = problem_.threshold.value_or(-kInfinity);
+    for (std::int64_t entry = 0; entry < listed; ++entry) {
+      const std::int64_t tile = scratch_.tiles[entry];
+      float score = scratch_.scores[entry] + fall;
+      if (score > 0.0f) score = 0.0f;
+      if (outputs.scores) scores[tile] = score;
+      if (marks != nullptr && threshold > -kInfinity && score <= threshold) {
+        marks[tile / 64] |= std::uint64_t{1} << (tile % 64);
+      }
+    }
+  }
+
+  // Largest fall of lse since the step that `ref` comes from, log2 units; NaN if a row is NaN.
+  float largest_fall() const {
+    float fall = -kInfinity;
+    for (std::int64_t i = 0; i < queries_; ++i) {
+      const float row_fall = scratch_.ref[i] - scratch_.lse[i];
+      if (std::isnan(row_fall)) return row_fall;
+      fall = std::max(fall, row_fall);
+    }
+    return fall;
+  }
+
+  const ForwardProblem& problem_;
+  const RowOfTiles& row_;
+  const ForwardScratch& scratch_;
+  const std::ptrdiff_t head_dim_;
+  const std::int64_t first_query_;
+  const std::int64_t queries_;
+  const std::int64_t keys_;
+  const std::ptrdiff_t width_;
+  const std::ptrdiff_t panels_;
+  const bool decides_;
+};
+
+void forward_row(const ForwardProblem& problem,
+                 const RowOfTiles& row,
+                 const ForwardScratch& scratch) {
+  ForwardRow(problem, row, scratch).run();
+}
+
+}  // namespace saccade::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+namespace saccade::cpu {
+namespace {
+
+HWY_EXPORT(forward_panel_width);
+HWY_EXPORT(forward_row);
+
+// Packed keys and values are kept for as many heads at a time as fit into this, at least one.
+constexpr std::int64_t kPackedBytes = std::int64_t{64} << 20;
+
+// A row of tiles and what it costs.
+struct Unit {
+  std::int32_t head;  // batch * heads + head
+  std::int32_t q_tile;
+  std::int32_t listed;
+};
+
+// How the call is cut, and the memory it needs.
+struct Layout {
+  Layout(Arena& arena, const ForwardProblem& problem, int workers)
+      : packing(problem), panel_width(HWY_DYNAMIC_DISPATCH(forward_panel_width)()) {
+    const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
+    const std::int64_t bytes = packing.bytes_per_head();
+    group = bytes == 0 ? key_heads : std::clamp<std::int64_t>(kPackedBytes / bytes, 1, key_heads);
+    packing.allocate(arena, group);
+    units = arena.take<Unit>(group * problem.heads_per_key_head() * problem.grid.q_tiles());
+    Arena counting;
+    ForwardScratch(counting, problem, panel_width);
+    scratch_bytes = counting.used();
+    scratch = arena.take<std::byte>(workers * static_cast<std::int64_t>(scratch_bytes));
+  }
+
+  ForwardScratch worker_scratch(const ForwardProblem& problem, int worker) const {
+    Arena arena(std::span(scratch + worker * scratch_bytes, scratch_bytes));
+    return ForwardScratch(arena, problem, panel_width);
+  }
+
+  KeyValuePacking packing;
+  std::ptrdiff_t panel_width;
+  std::int64_t group;  // key heads at a time
+  Unit* units;
+  std::byte* scratch;
+  std::size_t scratch_bytes;
+};
+
+std::int64_t count_listed(const ForwardProblem& problem,
+                          std::int64_t batch,
+                          std::int64_t head,
+                          std::int64_t q_tile) {
+  const std::uint64_t* words = problem.tile_row(batch, head, q_tile);
+  if (words == nullptr) return problem.valid_k_tiles(batch);
+  std::int64_t count = 0;
+  for (std::int64_t w = 0; w < problem.grid.words_per_row(); ++w) count += std::popcount(words[w]);
+  return count;
+}
+
+// The rows of tiles of a group of heads: head by head, so that keys and values stay in cache, and
+// the longest first within a head.
+std::int64_t list_units(const ForwardProblem& problem, HeadRange heads, Unit* units) {
+  const TileGrid& grid = problem.grid;
+  const std::int64_t group = problem.heads_per_key_head();
+  Unit* end = units;
+  for (std::int64_t key_head = heads.begin; key_head < heads.end; ++key_head) {
+    Unit* begin = end;
+    for (std::int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
+      for (std::int64_t q_tile = 0; q_tile < grid.q_tiles(); ++q_tile) {
+        const std::int64_t listed =
+            count_listed(problem, head / grid.heads, head % grid.heads, q_tile);
+        *end++ = {static_cast<std::int32_t>(head), static_cast<std::int32_t>(q_tile),
+                  static_cast<std::int32_t>(listed)};
+      }
+    }
+    std::sort(begin, end, [](const Unit& a, const Unit& b) {
+      if (a.listed != b.listed) return a.listed > b.listed;
+      return a.head != b.head ? a.head < b.head : a.q_tile < b.q_tile;
+    });
+  }
+  return end - units;
+}
+
+void forward_group(const Execution& execution,
+                   const ForwardProblem& problem,
+                   const Layout& layout,
+                   HeadRange key_heads) {
+  layout.packing.pack(execution, problem, key_heads);
+  const std::int64_t count = list_units(problem, key_heads, layout.units);
+  for_each_unit(execution, count, [&](int worker, std::int64_t i) {
+    const Unit& unit = layout.units[i];
+    const PackedHead keys =
+        layout.packing.head(problem, key_heads, unit.head / problem.heads_per_key_head());
+    HWY_DYNAMIC_DISPATCH(forward_row)
+    (problem, {unit.head / problem.grid.heads, unit.head % problem.grid.heads, unit.q_tile, keys},
+     layout.worker_scratch(problem, worker));
+  });
+}
+
+}  // namespace
+
+std::size_t workspace_size(const ForwardProblem& problem, int workers) {
+  Arena arena;
+  Layout(arena, problem, workers);
+  return arena.used();
+}
+
+void attention_forward(const Execution& execution, const ForwardProblem& problem) {
+  Arena arena(execution.workspace);
+  const Layout layout(arena, problem, execution.workers);
+  const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
+  for (std::int64_t begin = 0; begin < key_heads; begin += layout.group) {
+    forward_group(execution, problem, layout, {begin, std::min(begin + layout.group, key_heads)});
+  }
+}
+
+}  // namespace saccade::cpu
+
+#endif

@@ -1,0 +1,30 @@
+#pragma once
+
+#include "core/backend.h"
+
+// The cpu backend, one file per primitive. Each compiles once per instruction set and picks the
+// best one at run time.
+
+namespace saccade::cpu {
+
+std::size_t workspace_size(const ForwardProblem& problem, int workers);
+void attention_forward(const Execution& execution, const ForwardProblem& problem);
+
+std::size_t workspace_size(const BackwardProblem& problem, int workers);
+void attention_backward(const Execution& execution, const BackwardProblem& problem);
+
+void merge_partials(const Execution& execution,
+                    std::span<const Partial> partials,
+                    const Partial& merged);
+void merge_partials_backward(const Execution& execution,
+                             std::span<const Partial> partials,
+                             const Partial& merged,
+                             const Partial& dmerged,
+                             std::span<const Partial> gradients);
+
+void update_mask(const Execution& execution,
+                 const UpdateMaskInputs& inputs,
+                 const UpdateMaskOptions& options,
+                 const TileMaskView& next);
+
+}  // namespace saccade::cpu

@@ -1,0 +1,146 @@
+// Included once per instruction set; see foreach_target.h.
+#if defined(SACCADE_CPU_PACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef SACCADE_CPU_PACK_INL_H_
+#undef SACCADE_CPU_PACK_INL_H_
+#else
+#define SACCADE_CPU_PACK_INL_H_
+#endif
+
+#include "cpu/element.h"
+
+#include <hwy/highway.h>
+
+#include <cstddef>
+#include <cstdint>
+
+// Between tensors of any dtype and stride and the f32 panels that the kernels work on.
+// Everything here works on four elements at a time, which every instruction set has.
+
+HWY_BEFORE_NAMESPACE();
+namespace saccade::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32x4 = hn::FixedTag<float, 4>;
+using V32x4 = hn::Vec<F32x4>;
+
+HWY_INLINE V32x4 load4(const float* from) {
+  return hn::LoadU(F32x4(), from);
+}
+
+HWY_INLINE V32x4 load4(const bf16* from) {
+  const hn::FixedTag<std::uint16_t, 4> d16;
+  const hn::FixedTag<std::uint32_t, 4> d32;
+  const auto bits = hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(from));
+  return hn::BitCast(F32x4(), hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
+}
+
+HWY_INLINE V32x4 load4(const f16* from) {
+  const hn::FixedTag<hwy::float16_t, 4> d16;
+  return hn::PromoteTo(F32x4(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(from)));
+}
+
+HWY_INLINE void store4(V32x4 v, float* to) {
+  hn::StoreU(v, F32x4(), to);
+}
+
+// Rounds to nearest even; NaN stays NaN.
+HWY_INLINE void store4(V32x4 v, bf16* to) {
+  const hn::FixedTag<std::uint16_t, 4> d16;
+  const hn::FixedTag<std::uint32_t, 4> d32;
+  const auto bits = hn::BitCast(d32, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7FFF)));
+  const auto quiet = hn::Or(bits, hn::Set(d32, 0x00400000));
+  const auto chosen = hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(v)), quiet, rounded);
+  const auto high = hn::BitCast(hn::RebindToSigned<decltype(d32)>(), hn::ShiftRight<16>(chosen));
+  hn::StoreU(hn::DemoteTo(d16, high), d16, reinterpret_cast<std::uint16_t*>(to));
+}
+
+HWY_INLINE void store4(V32x4 v, f16* to) {
+  const hn::FixedTag<hwy::float16_t, 4> d16;
+  hn::StoreU(hn::DemoteTo(d16, v), d16, reinterpret_cast<hwy::float16_t*>(to));
+}
+
+HWY_INLINE void transpose4x4(V32x4 (&m)[4]) {
+  const F32x4 d;
+  const V32x4 a = hn::InterleaveLower(d, m[0], m[2]);
+  const V32x4 b = hn::InterleaveLower(d, m[1], m[3]);
+  const V32x4 e = hn::InterleaveUpper(d, m[0], m[2]);
+  const V32x4 f = hn::InterleaveUpper(d, m[1], m[3]);
+  m[0] = hn::InterleaveLower(d, a, b);
+  m[1] = hn::InterleaveUpper(d, a, b);
+  m[2] = hn::InterleaveLower(d, e, f);
+  m[3] = hn::InterleaveUpper(d, e, f);
+}
+
+// panel[d][lane] = factor * rows[lane][d]; lanes without a row become 0.
+template <typename T>
+HWY_INLINE void rows_to_panel(const T* rows,
+                              std::ptrdiff_t row_stride,
+                              std::ptrdiff_t row_count,
+                              std::ptrdiff_t head_dim,
+                              float factor,
+                              std::ptrdiff_t width,
+                              float* HWY_RESTRICT panel) {
+  const F32x4 d4;
+  const V32x4 scale = hn::Set(d4, factor);
+  for (std::ptrdiff_t lane = 0; lane < width; lane += 4) {
+    for (std::ptrdiff_t d = 0; d < head_dim; d += 4) {
+      V32x4 m[4];
+      for (std::ptrdiff_t i = 0; i < 4; ++i) {
+        m[i] = lane + i < row_count ? hn::Mul(scale, load4(rows + (lane + i) * row_stride + d))
+                                    : hn::Zero(d4);
+      }
+      transpose4x4(m);
+      for (std::ptrdiff_t i = 0; i < 4; ++i) hn::Store(m[i], d4, panel + (d + i) * width + lane);
+    }
+  }
+}
+
+// rows[lane][d] = factors[lane] * panel[d][lane]
+template <typename T>
+HWY_INLINE void panel_to_rows(const float* HWY_RESTRICT panel,
+                              std::ptrdiff_t width,
+                              const float* HWY_RESTRICT factors,
+                              T* rows,
+                              std::ptrdiff_t row_stride,
+                              std::ptrdiff_t row_count,
+                              std::ptrdiff_t head_dim) {
+  const F32x4 d4;
+  for (std::ptrdiff_t lane = 0; lane < row_count; lane += 4) {
+    const V32x4 scale = hn::Load(d4, factors + lane);
+    for (std::ptrdiff_t d = 0; d < head_dim; d += 4) {
+      V32x4 m[4];
+      for (std::ptrdiff_t i = 0; i < 4; ++i) {
+        m[i] = hn::Mul(scale, hn::Load(d4, panel + (d + i) * width + lane));
+      }
+      transpose4x4(m);
+      for (std::ptrdiff_t i = 0; i < 4 && lane + i < row_count; ++i) {
+        store4(m[i], rows + (lane + i) * row_stride + d);
+      }
+    }
+  }
+}
+
+// to[row][d] = factor * from[row][d]
+template <typename From, typename To>
+HWY_INLINE void copy_rows(const From* from,
+                          std::ptrdiff_t from_stride,
+                          float factor,
+                          To* to,
+                          std::ptrdiff_t to_stride,
+                          std::ptrdiff_t row_count,
+                          std::ptrdiff_t head_dim) {
+  const V32x4 scale = hn::Set(F32x4(), factor);
+  for (std::ptrdiff_t row = 0; row < row_count; ++row) {
+    for (std::ptrdiff_t d = 0; d < head_dim; d += 4) {
+      store4(hn::Mul(scale, load4(from + row * from_stride + d)), to + row * to_stride + d);
+    }
+  }
+}
+
+}  // namespace saccade::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

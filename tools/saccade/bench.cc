@@ -1,0 +1,145 @@
+#include "bench/fma_peak.h"
+#include "bench/measurement.h"
+#include "commands.h"
+#include "machine.h"
+#include "output_file.h"
+#include "progress_line.h"
+
+#include <saccade/info.h>
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace saccade::cli {
+namespace {
+
+struct BenchOptions {
+  std::int64_t batch = 1;
+  std::int64_t heads = 4;
+  std::int64_t length = 4096;
+  std::vector<int> head_dims = {64, 128};
+  std::string dtype = "f32";
+  std::vector<double> sparsities = {0, 50, 77, 90, 95};  // percent
+  int block_q = 128;
+  int block_k = 64;
+  int threads = 0;  // 0 = the library's default
+  int repeats = 5;
+  std::string json_path;
+};
+
+struct Peak {
+  double one_thread = 0;   // GFLOP/s
+  double all_threads = 0;  // GFLOP/s
+};
+
+DType dtype_named(std::string_view name) {
+  for (const DType dtype : {DType::f16, DType::bf16}) {
+    if (name == name_of(dtype)) return dtype;
+  }
+  return DType::f32;
+}
+
+Peak measure_peak(Executor& executor) {
+  return {.one_thread = measure_fma_peak(executor, 1),
+          .all_threads = measure_fma_peak(executor, executor.max_workers())};
+}
+
+void print_conditions(const BenchOptions& options, const Context& context, const Peak& peak) {
+  const int threads = context.executor->max_workers();
+  fmt::print("saccade {} (commit {}) on {}\n", version(), commit(), cpu_model());
+  fmt::print(
+      "backend {}, {}, {} threads, batch {}, {} heads, length {}, tiles {} x {}, "
+      "medians of {}\n",
+      name_of(resolve_backend(context)), options.dtype, threads, options.batch, options.heads,
+      options.length, options.block_q, options.block_k, options.repeats);
+  fmt::print("f32 FMA peak: {:.1f} GFLOP/s on one thread, {:.1f} on {}\n\n", peak.one_thread,
+             peak.all_threads, threads);
+}
+
+std::vector<Measurement> measure_head_dim(const BenchOptions& options,
+                                          const Context& context,
+                                          int head_dim) {
+  ProgressLine progress;
+  progress.show(fmt::format("head_dim {}: drawing tensors", head_dim));
+  const Operands operands(dtype_named(options.dtype),
+                          {.batch = options.batch,
+                           .heads = options.heads,
+                           .q_len = options.length,
+                           .k_len = options.length,
+                           .block_q = options.block_q,
+                           .block_k = options.block_k},
+                          head_dim);
+  std::vector<double> shares;
+  for (const double percent : options.sparsities) shares.push_back(percent / 100);
+  return measure(context, operands, shares, options.repeats, [&](int repeat) {
+    progress.show(
+        fmt::format("head_dim {}: repeat {} of {}", head_dim, repeat + 1, options.repeats));
+  });
+}
+
+nlohmann::ordered_json describe_run(const BenchOptions& options,
+                                    const Context& context,
+                                    const Peak& peak,
+                                    const std::string& command_line) {
+  nlohmann::ordered_json json = describe_machine();
+  json["command"] = command_line;
+  json["backend"] = name_of(resolve_backend(context));
+  json["threads"] = context.executor->max_workers();
+  json["fma_peak_gflops"] = {{"one_thread", peak.one_thread}, {"all_threads", peak.all_threads}};
+  json["problem"] = {{"dtype", options.dtype},     {"batch", options.batch},
+                     {"heads", options.heads},     {"length", options.length},
+                     {"block_q", options.block_q}, {"block_k", options.block_k}};
+  json["results"] = nlohmann::ordered_json::array();
+  return json;
+}
+
+void run_bench(const BenchOptions& options, const std::string& command_line) {
+  std::unique_ptr<OutputFile> file;
+  if (!options.json_path.empty()) file = std::make_unique<OutputFile>(options.json_path);
+  std::unique_ptr<ThreadPool> pool;
+  if (options.threads > 0) pool = std::make_unique<ThreadPool>(options.threads);
+  const Context context{.executor = pool ? pool.get() : &default_executor()};
+
+  const Peak peak = measure_peak(*context.executor);
+  nlohmann::ordered_json json = describe_run(options, context, peak, command_line);
+  print_conditions(options, context, peak);
+  print_heading();
+  for (const int head_dim : options.head_dims) {
+    for (const Measurement& measurement : measure_head_dim(options, context, head_dim)) {
+      print(measurement, peak.all_threads);
+      json["results"].push_back(to_json(measurement, peak.all_threads));
+    }
+  }
+  if (file) file->write(json.dump(2) + "\n");
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app, Invocation& invocation) {
+  CLI::App* command = app.add_subcommand("bench", "Time attention, dense and sparse");
+  const auto options = std::make_shared<BenchOptions>();
+  const auto add = [&](const char* flags, auto& value, const char* help) {
+    return command->add_option(flags, value, help)->capture_default_str();
+  };
+  add("--batch", options->batch, "Batch size")->check(CLI::PositiveNumber);
+  add("--heads", options->heads, "Query and key heads")->check(CLI::PositiveNumber);
+  add("--len", options->length, "Queries and keys of a head")->check(CLI::PositiveNumber);
+  add("--dim", options->head_dims, "Head dimensions")->delimiter(',')->check(CLI::PositiveNumber);
+  add("--dtype", options->dtype, "Data type")->check(CLI::IsMember({"f32", "f16", "bf16"}));
+  add("--sparsity", options->sparsities, "Inactive tiles, percent; 0 = a full mask")
+      ->delimiter(',')
+      ->check(CLI::Range(0.0, 99.9));
+  add("--block-q", options->block_q, "Queries of a tile")->check(CLI::IsMember({64, 128}));
+  add("--block-k", options->block_k, "Keys of a tile")->check(CLI::IsMember({64, 128}));
+  add("--repeats", options->repeats, "Timings of each call")->check(CLI::PositiveNumber);
+  command->add_option("--threads", options->threads, "Threads (default: as `saccade info` says)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--json", options->json_path, "Write the results to this file too");
+  command->callback([options, &invocation] { run_bench(*options, invocation.command_line); });
+}
+
+}  // namespace saccade::cli

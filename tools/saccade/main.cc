@@ -1,0 +1,45 @@
+#include "commands.h"
+
+#include <saccade/info.h>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cstdio>
+#include <exception>
+#include <span>
+#include <string>
+
+namespace saccade::cli {
+namespace {
+
+int run(int argc, char** argv) {
+  CLI::App app{
+      "Sparse attention for diffusion transformers: what this machine has, whether it is "
+      "right, how fast it is.",
+      "saccade"};
+  app.set_version_flag("--version", std::string(version()));
+  app.require_subcommand(1);
+  Invocation invocation{.command_line = fmt::format("{}", fmt::join(std::span(argv, argc), " "))};
+  add_info_command(app, invocation);
+  add_check_command(app, invocation);
+  add_bench_command(app, invocation);
+  try {
+    app.parse(argc, argv);
+    return invocation.exit_code;
+  } catch (const CLI::ParseError& result) {  // --help and --version come this way too
+    return app.exit(result) == kSuccess ? kSuccess : kUsageError;
+  }
+}
+
+}  // namespace
+}  // namespace saccade::cli
+
+int main(int argc, char** argv) {
+  try {
+    return saccade::cli::run(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "saccade: {}\n", error.what());
+    return saccade::cli::kFailure;
+  }
+}
