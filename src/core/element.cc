@@ -7,9 +7,9 @@ namespace saccade {
 double load_element(const TensorView& tensor, std::int64_t offset) {
   switch (tensor.dtype) {
     case DType::f16:
-      return from_f16(static_cast<const std::uint16_t*>(tensor.data)[offset]);
+      return f16_to_float(static_cast<const std::uint16_t*>(tensor.data)[offset]);
     case DType::bf16:
-      return from_bf16(static_cast<const std::uint16_t*>(tensor.data)[offset]);
+      return bf16_to_float(static_cast<const std::uint16_t*>(tensor.data)[offset]);
     case DType::f32:
       return static_cast<const float*>(tensor.data)[offset];
     case DType::f64:
@@ -23,10 +23,10 @@ double load_element(const TensorView& tensor, std::int64_t offset) {
 void store_element(const TensorView& tensor, std::int64_t offset, double value) {
   switch (tensor.dtype) {
     case DType::f16:
-      static_cast<std::uint16_t*>(tensor.data)[offset] = to_f16(value);
+      static_cast<std::uint16_t*>(tensor.data)[offset] = double_to_f16(value);
       return;
     case DType::bf16:
-      static_cast<std::uint16_t*>(tensor.data)[offset] = to_bf16(value);
+      static_cast<std::uint16_t*>(tensor.data)[offset] = double_to_bf16(value);
       return;
     case DType::f32:
       static_cast<float*>(tensor.data)[offset] = static_cast<float>(value);

@@ -6,7 +6,6 @@
 #include <saccade/info.h>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <memory>
 
@@ -30,8 +29,9 @@ void print(const nlohmann::ordered_json& info) {
   fmt::print("saccade {} (commit {})\n\n", text(info["version"]),
              commit_hash.empty() ? "unknown" : commit_hash);
   fmt::print("CPU          {}\n", text(info["cpu_model"]));
-  fmt::print("targets      {} (the first is in use)\n",
-             fmt::join(info["cpu_targets"].get<std::vector<std::string>>(), ", "));
+  fmt::print("targets     ");
+  for (const auto& target : info["cpu_targets"]) fmt::print(" {}", text(target));
+  fmt::print(" (the first is in use)\n");
   fmt::print("threads      {}\n\n", info["threads"].get<int>());
   for (const auto& backend : info["backends"]) {
     fmt::print("{:<12} {:<10} {}\n", text(backend["name"]),

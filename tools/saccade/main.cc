@@ -3,7 +3,6 @@
 #include <saccade/info.h>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <cstdio>
 #include <exception>
@@ -20,7 +19,11 @@ int run(int argc, char** argv) {
       "saccade"};
   app.set_version_flag("--version", std::string(version()));
   app.require_subcommand(1);
-  Invocation invocation{.command_line = fmt::format("{}", fmt::join(std::span(argv, argc), " "))};
+  Invocation invocation;
+  for (const char* argument : std::span(argv, argc)) {
+    if (!invocation.command_line.empty()) invocation.command_line += ' ';
+    invocation.command_line += argument;
+  }
   add_info_command(app, invocation);
   add_check_command(app, invocation);
   add_bench_command(app, invocation);
