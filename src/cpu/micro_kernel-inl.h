@@ -127,8 +127,21 @@ HWY_INLINE void pin(V32& v) {
 #endif
 }
 
+// Hides from the compiler how two pointers are related. Left alone, GCC keeps the offset of every row
+// in a register of its own, runs out of them, and reloads offsets within the inner loop.
+HWY_INLINE void detach(const float*& a, const float*& b) {
+#if HWY_COMPILER_GCC
+  asm volatile("" : "+r"(a), "+r"(b));
+#else
+  (void)a;
+  (void)b;
+#endif
+}
+
+// One step of depth for kRows rows: rows 0 to 2 start at `top`, rows 3 to 5 at `bottom`.
 template <int kRows>
-HWY_INLINE void multiply_step(const float* HWY_RESTRICT a,
+HWY_INLINE void multiply_step(const float* HWY_RESTRICT top,
+                              const float* HWY_RESTRICT bottom,
                               std::ptrdiff_t a_row,
                               const float* HWY_RESTRICT b,
                               V32 (&acc)[kRows][2]) {
@@ -138,7 +151,7 @@ HWY_INLINE void multiply_step(const float* HWY_RESTRICT a,
   pin(b0);
   pin(b1);
   for (int i = 0; i < kRows; ++i) {
-    const V32 x = hn::Set(d, a[i * a_row]);
+    const V32 x = hn::Set(d, i < 3 ? top[i * a_row] : bottom[(i - 3) * a_row]);
     acc[i][0] = hn::MulAdd(x, b0, acc[i][0]);
     acc[i][1] = hn::MulAdd(x, b1, acc[i][1]);
   }
@@ -153,25 +166,30 @@ HWY_INLINE void multiply_block(const Product& p,
                                float* HWY_RESTRICT max) {
   const F32 d;
   const std::ptrdiff_t lanes = hn::Lanes(d);
-  float* HWY_RESTRICT c = p.c + row * p.c_row;
+  const std::ptrdiff_t c_row = p.c_row;
+  float* HWY_RESTRICT c = p.c + row * c_row;
   V32 acc[kRows][2];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < 2; ++j) {
-      acc[i][j] = kStart == Start::zero ? hn::Zero(d) : hn::Load(d, c + i * p.c_row + j * lanes);
+      acc[i][j] = kStart == Start::zero ? hn::Zero(d) : hn::Load(d, c + i * c_row + j * lanes);
       if (kStart == Start::rescale) acc[i][j] = hn::Mul(acc[i][j], hn::Load(d, factor + j * lanes));
     }
   }
-  const float* HWY_RESTRICT a = p.a + row * p.a_row;
-  const float* HWY_RESTRICT b = p.b;
-  for (std::ptrdiff_t t = p.depth / 2; t > 0; --t) {
-    multiply_step<kRows>(a, p.a_row, b, acc);
-    multiply_step<kRows>(a + p.a_depth, p.a_row, b + p.b_depth, acc);
-    a += 2 * p.a_depth;
-    b += 2 * p.b_depth;
+  const float* top = p.a + row * p.a_row;
+  const float* bottom = top + 3 * p.a_row;
+  const float* b = p.b;
+  const std::ptrdiff_t a_row = p.a_row;
+  const std::ptrdiff_t a_depth = p.a_depth;
+  const std::ptrdiff_t b_depth = p.b_depth;
+  for (std::ptrdiff_t t = p.depth; t > 0; --t) {
+    detach(top, bottom);
+    multiply_step<kRows>(top, bottom, a_row, b, acc);
+    top += a_depth;
+    bottom += a_depth;
+    b += b_depth;
   }
-  if (p.depth % 2 != 0) multiply_step<kRows>(a, p.a_row, b, acc);
   for (int j = 0; j < 2; ++j) {
-    for (int i = 0; i < kRows; ++i) hn::Store(acc[i][j], d, c + i * p.c_row + j * lanes);
+    for (int i = 0; i < kRows; ++i) hn::Store(acc[i][j], d, c + i * c_row + j * lanes);
     if (kTrackMax) {
       V32 m = hn::Load(d, max + j * lanes);
       for (int i = 0; i < kRows; ++i) m = hn::Max(m, acc[i][j]);

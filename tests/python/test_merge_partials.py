@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import saccade
@@ -38,7 +38,6 @@ def partials(draw):
     return outs, lses
 
 
-@settings(deadline=None)
 @given(partials(), st.sampled_from(LAYOUTS))
 def test_any_partials(case, layout):
     outs, lses = case
