@@ -20,7 +20,8 @@ struct Context {
 
   // Scratch memory of the call, aligned to 64 bytes or more and at least as large as the call's
   // *_workspace_size. Its contents mean nothing before and after the call; one workspace must not
-  // serve two calls at the same time. Empty = the call allocates what it needs and frees it.
+  // serve two calls at the same time. Empty = memory that saccade keeps for the calling thread, as
+  // large as its largest call so far; calls that need more than 256 MiB allocate and free it.
   std::span<std::byte> workspace;
 
   // The backend for host tensors. Absent = what the environment variable SACCADE_BACKEND says

@@ -1,5 +1,6 @@
 #include "core/backend.h"
 #include "core/validate.h"
+#include "core/workspace.h"
 
 #include <saccade/attention.h>
 #include <saccade/error.h>
@@ -10,8 +11,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <memory>
-#include <new>
 #include <string>
 
 // The only file that knows all backends. Every public call passes through here: checked once, then
@@ -19,8 +18,6 @@
 
 namespace saccade {
 namespace {
-
-constexpr std::size_t kWorkspaceAlignment = 64;
 
 const BackendOps& backend_of(const Context& context) {
   switch (resolve_backend(context)) {
@@ -35,40 +32,6 @@ const BackendOps& backend_of(const Context& context) {
 Executor& executor_of(const Context& context) {
   return context.executor != nullptr ? *context.executor : default_executor();
 }
-
-// The caller's workspace, or one that lives as long as this object.
-class ScopedWorkspace {
- public:
-  ScopedWorkspace(const Context& context, std::size_t bytes) {
-    if (context.workspace.empty()) {
-      if (bytes == 0) return;
-      owned_.reset(
-          static_cast<std::byte*>(::operator new (bytes, std::align_val_t{kWorkspaceAlignment})));
-      span_ = {owned_.get(), bytes};
-      return;
-    }
-    if (context.workspace.size() < bytes) {
-      throw InvalidArgument(fmt::format("workspace has {} bytes, but this call needs at least {}",
-                                        context.workspace.size(), bytes));
-    }
-    if (reinterpret_cast<std::uintptr_t>(context.workspace.data()) % kWorkspaceAlignment != 0) {
-      throw InvalidArgument(
-          fmt::format("workspace must be aligned to {} bytes", kWorkspaceAlignment));
-    }
-    span_ = context.workspace;
-  }
-
-  std::span<std::byte> span() const { return span_; }
-
- private:
-  struct Free {
-    void operator()(std::byte* memory) const {
-      ::operator delete (memory, std::align_val_t{kWorkspaceAlignment});
-    }
-  };
-  std::unique_ptr<std::byte, Free> owned_;
-  std::span<std::byte> span_;
-};
 
 // Runs validated, supported problems: one body for the size query and the call of every primitive.
 struct Call {
@@ -143,7 +106,7 @@ void attention_forward(const Context& context,
   const Call call(context);
   ForwardProblem problem = call.problem(inputs, options);
   attach_outputs(problem, outputs);
-  const ScopedWorkspace workspace(context, call.workspace_size(problem));
+  const Workspace workspace(context.workspace, call.workspace_size(problem));
   call.backend.attention_forward(call.execution(workspace.span()), problem);
 }
 
@@ -161,7 +124,7 @@ void attention_backward(const Context& context,
   const Call call(context);
   BackwardProblem problem = call.problem(inputs, options);
   attach_outputs(problem, outputs);
-  const ScopedWorkspace workspace(context, call.workspace_size(problem));
+  const Workspace workspace(context.workspace, call.workspace_size(problem));
   call.backend.attention_backward(call.execution(workspace.span()), problem);
 }
 

@@ -80,13 +80,12 @@ std::string_view name_of(VisitOrder order) {
                                     static_cast<int>(order)));
 }
 
-// The key tile under the middle of the row's queries. Unsigned, because the product of two lengths
-// of up to 31 bits, doubled, needs all 64.
+// The key tile under the middle of the row's queries. Lengths of up to 31 bits keep the product
+// below 2^63.
 std::int64_t diagonal_tile(const TileGrid& grid, std::int64_t q_tile) {
-  const std::uint64_t twice_middle = (2 * static_cast<std::uint64_t>(q_tile) + 1) * grid.block_q;
-  const std::uint64_t tile =
-      twice_middle * grid.k_len / (2 * static_cast<std::uint64_t>(grid.q_len) * grid.block_k);
-  return std::min(static_cast<std::int64_t>(tile), grid.k_tiles() - 1);
+  const std::int64_t twice_middle = (2 * q_tile + 1) * grid.block_q;
+  const std::int64_t tile = twice_middle * grid.k_len / (2 * grid.q_len * grid.block_k);
+  return std::min(tile, grid.k_tiles() - 1);
 }
 
 std::int64_t list_row(const TileGrid& grid,

@@ -1,3 +1,6 @@
+#include "core/next_mask.h"
+#include "core/require.h"
+
 #include <saccade/error.h>
 #include <saccade/tile_mask.h>
 
@@ -6,33 +9,15 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
-#include <string>
 #include <string_view>
 
 namespace saccade {
 namespace {
 
-std::string describe(const TileGrid& grid) {
-  return fmt::format("batch {}, heads {}, q_len {}, k_len {}, tiles of {} x {}", grid.batch,
-                     grid.heads, grid.q_len, grid.k_len, grid.block_q, grid.block_k);
-}
-
-void check_same_grid(const TileGrid& left, const TileGrid& right) {
-  if (left == right) return;
-  throw InvalidArgument(
-      fmt::format("masks of different grids: ({}) and ({})", describe(left), describe(right)));
-}
-
 void check_index(std::string_view name, std::int64_t index, std::int64_t count) {
   if (index >= 0 && index < count) return;
   throw InvalidArgument(
       fmt::format("{} is {}, but must be at least 0 and at most {}", name, index, count - 1));
-}
-
-void check_range(std::string_view name, std::int64_t begin, std::int64_t end, std::int64_t length) {
-  if (0 <= begin && begin <= end && end <= length) return;
-  throw InvalidArgument(fmt::format("{} is [{}, {}), but must satisfy 0 <= begin <= end <= {}",
-                                    name, begin, end, length));
 }
 
 void check_tile(const TileGrid& grid,
@@ -46,47 +31,18 @@ void check_tile(const TileGrid& grid,
   check_index("k_tile", k_tile, grid.k_tiles());
 }
 
-// The bits of word `word` that lie in [begin, end), which is not empty.
-std::uint64_t bits_between(std::int64_t word, std::int64_t begin, std::int64_t end) {
-  const std::int64_t low = std::max<std::int64_t>(begin - word * 64, 0);
-  const std::int64_t high = std::min<std::int64_t>(end - word * 64, 64);
-  return ~std::uint64_t{0} << low & ~std::uint64_t{0} >> (64 - high);
+std::uint64_t bit_of(std::int64_t tile) {
+  return std::uint64_t{1} << (tile % 64);
 }
 
-void set_bits(std::uint64_t* row, std::int64_t begin, std::int64_t end) {
-  if (begin == end) return;
-  for (std::int64_t word = begin / 64; word <= (end - 1) / 64; ++word) {
-    row[word] |= bits_between(word, begin, end);
-  }
-}
-
-// The first tile at or after `from` whose state is `active`; k_tiles if there is none.
-std::int64_t find_tile(const std::uint64_t* row,
-                       std::int64_t k_tiles,
-                       std::int64_t from,
-                       bool active) {
-  while (from < k_tiles) {
-    const std::uint64_t wanted = active ? row[from / 64] : ~row[from / 64];
-    const std::uint64_t ahead = wanted >> (from % 64);
-    if (ahead != 0) return std::min(from + std::countr_zero(ahead), k_tiles);
-    from = (from / 64 + 1) * 64;
-  }
-  return k_tiles;
-}
-
-// Rounds outward to tiles; an empty range stays empty.
-TileRange tiles_of(const TokenRange& tokens, int block) {
-  if (tokens.begin == tokens.end) return {};
-  return {tokens.begin / block, (tokens.end + block - 1) / block};
+bool holds(const std::uint64_t* row, std::int64_t tile) {
+  return row[tile / 64] & bit_of(tile);
 }
 
 }  // namespace
 
 std::int64_t count_active(const TileMaskView& mask) {
-  if (!mask) throw InvalidArgument("a mask is absent where its tiles are to be listed or counted");
-  if (mask.device.type != DeviceType::cpu) {
-    throw InvalidArgument("a mask lies in device memory, but must lie in host memory");
-  }
+  require_mask("mask", mask, mask.grid);
   validate(mask.grid);
   std::int64_t active = 0;
   for (std::int64_t i = 0; i < mask.grid.words(); ++i) active += std::popcount(mask.words[i]);
@@ -105,15 +61,14 @@ TileMask TileMask::full(const TileGrid& grid) {
 TileMask TileMask::from_dense(const TileGrid& grid, std::span<const std::uint8_t> active) {
   TileMask mask(grid);
   if (static_cast<std::int64_t>(active.size()) != grid.tiles()) {
-    throw InvalidArgument(
-        fmt::format("active has {} elements, but must have {}: one for each tile of ({})",
-                    active.size(), grid.tiles(), describe(grid)));
+    throw InvalidArgument(fmt::format("active has {} elements, but needs {}: one for each tile",
+                                      active.size(), grid.tiles()));
   }
   const std::uint8_t* element = active.data();
   for (std::int64_t row = 0; row < grid.rows(); ++row) {
     std::uint64_t* words = mask.view().row(row);
     for (std::int64_t tile = 0; tile < grid.k_tiles(); ++tile) {
-      words[tile / 64] |= std::uint64_t{*element++ != 0} << (tile % 64);
+      if (*element++ != 0) words[tile / 64] |= bit_of(tile);
     }
   }
   return mask;
@@ -135,26 +90,25 @@ void TileMask::set(
     std::int64_t batch, std::int64_t head, std::int64_t q_tile, std::int64_t k_tile, bool active) {
   check_tile(grid_, batch, head, q_tile, k_tile);
   std::uint64_t& word = view().row(view().row_index(batch, head, q_tile))[k_tile / 64];
-  const std::uint64_t bit = std::uint64_t{1} << (k_tile % 64);
-  word = active ? word | bit : word & ~bit;
+  word = active ? word | bit_of(k_tile) : word & ~bit_of(k_tile);
 }
 
 TileMask& TileMask::operator|=(const TileMask& other) {
-  check_same_grid(grid_, other.grid_);
+  require_mask("the other mask", other.view(), grid_);
   std::transform(words_.begin(), words_.end(), other.words_.begin(), words_.begin(),
                  std::bit_or<>{});
   return *this;
 }
 
 TileMask& TileMask::operator&=(const TileMask& other) {
-  check_same_grid(grid_, other.grid_);
+  require_mask("the other mask", other.view(), grid_);
   std::transform(words_.begin(), words_.end(), other.words_.begin(), words_.begin(),
                  std::bit_and<>{});
   return *this;
 }
 
 TileMask& TileMask::operator-=(const TileMask& other) {
-  check_same_grid(grid_, other.grid_);
+  require_mask("the other mask", other.view(), grid_);
   std::transform(words_.begin(), words_.end(), other.words_.begin(), words_.begin(),
                  [](std::uint64_t word, std::uint64_t removed) { return word & ~removed; });
   return *this;
@@ -172,43 +126,45 @@ TileMask TileMask::operator~() const {
 std::vector<TileRange> TileMask::ranges(std::int64_t row_index) const {
   check_index("row_index", row_index, grid_.rows());
   const std::uint64_t* row = view().row(row_index);
-  const std::int64_t k_tiles = grid_.k_tiles();
   std::vector<TileRange> found;
-  std::int64_t end = 0;
-  for (;;) {
-    const std::int64_t begin = find_tile(row, k_tiles, end, true);
-    if (begin == k_tiles) return found;
-    end = find_tile(row, k_tiles, begin, false);
-    found.push_back({begin, end});
+  for (std::int64_t tile = 0; tile < grid_.k_tiles(); ++tile) {
+    if (!holds(row, tile)) continue;
+    if (found.empty() || found.back().end != tile) found.push_back({tile, tile});
+    ++found.back().end;
   }
+  return found;
 }
 
 void TileMask::set_ranges(std::int64_t row_index, std::span<const TileRange> ranges) {
   check_index("row_index", row_index, grid_.rows());
-  for (const auto& [begin, end] : ranges) check_range("tile range", begin, end, grid_.k_tiles());
-
+  for (const auto& [begin, end] : ranges) {
+    if (0 <= begin && begin <= end && end <= grid_.k_tiles()) continue;
+    throw InvalidArgument(
+        fmt::format("ranges holds the range [{}, {}), but needs 0 <= begin <= end <= {}", begin,
+                    end, grid_.k_tiles()));
+  }
   std::uint64_t* row = view().row(row_index);
   std::fill_n(row, grid_.words_per_row(), 0);
-  for (const auto& [begin, end] : ranges) set_bits(row, begin, end);
+  for (const auto& [begin, end] : ranges) {
+    for (std::int64_t tile = begin; tile < end; ++tile) row[tile / 64] |= bit_of(tile);
+  }
 }
 
 void TileMask::protect(std::span<const TokenRange> query_ranges,
                        std::span<const TokenRange> key_ranges) {
-  for (const auto& [begin, end] : query_ranges) check_range("query range", begin, end, grid_.q_len);
-  for (const auto& [begin, end] : key_ranges) check_range("key range", begin, end, grid_.k_len);
+  require_ranges("query_ranges", query_ranges, grid_.q_len);
+  require_ranges("key_ranges", key_ranges, grid_.k_len);
 
-  const std::int64_t q_tiles = grid_.q_tiles();
+  std::vector<std::uint64_t> protected_columns(grid_.words_per_row());
+  for (std::int64_t word = 0; word < grid_.words_per_row(); ++word) {
+    protected_columns[word] = protected_bits(key_ranges, word, grid_.block_k);
+  }
   for (std::int64_t row = 0; row < grid_.rows(); ++row) {
-    for (const TokenRange& range : key_ranges) {
-      const TileRange tiles = tiles_of(range, grid_.block_k);
-      set_bits(view().row(row), tiles.begin, tiles.end);
-    }
-    for (const TokenRange& range : query_ranges) {
-      const TileRange tiles = tiles_of(range, grid_.block_q);
-      const std::int64_t q_tile = row % q_tiles;
-      if (tiles.begin <= q_tile && q_tile < tiles.end) {
-        set_bits(view().row(row), 0, grid_.k_tiles());
-      }
+    const std::int64_t q_tile = row % grid_.q_tiles();
+    const bool is_protected =
+        protected_bits(query_ranges, q_tile / 64, grid_.block_q) & bit_of(q_tile);
+    for (std::int64_t word = 0; word < grid_.words_per_row(); ++word) {
+      view().row(row)[word] |= is_protected ? grid_.valid_bits(word) : protected_columns[word];
     }
   }
 }
@@ -225,8 +181,9 @@ std::vector<std::uint8_t> TileMask::to_dense() const {
   std::vector<std::uint8_t> active;
   active.reserve(grid_.tiles());
   for (std::int64_t row = 0; row < grid_.rows(); ++row) {
+    const std::uint64_t* words = view().row(row);
     for (std::int64_t tile = 0; tile < grid_.k_tiles(); ++tile) {
-      active.push_back(view().test(row, tile));
+      active.push_back(holds(words, tile));
     }
   }
   return active;

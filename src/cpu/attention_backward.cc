@@ -165,29 +165,46 @@ class BackwardColumn {
             0,
             problem.grid.block_k)) {}
 
-  // Adds the tile of the column that belongs to row `tile`.
-  void visit_tile(const QueryTile& tile, const QueryBuffers& query, bool first_of_query) {
-    for (std::ptrdiff_t first = 0; first < tile.queries; first += width_) {
+  // Adds some queries of one row of tiles, and fetches what the `next` ones will read.
+  void visit_queries(const QueryBuffers& query,
+                     std::ptrdiff_t queries,
+                     bool starts_dq,
+                     const QueryBuffers& next) {
+    const std::ptrdiff_t panel_floats = width_ * head_dim_;
+    const auto fetch = [&](const float* buffer, std::ptrdiff_t floats, std::ptrdiff_t rows) {
+      return Prefetch::slice(buffer, floats, BlockCut(rows).blocks());
+    };
+    for (std::ptrdiff_t first = 0; first < queries; first += width_) {
       float* s = scratch_.s + first;
       float* dp = scratch_.dp + first;
-      multiply<Start::zero>(keys_by_panel(column_.k, query.q_panels + first * head_dim_, s));
-      multiply<Start::zero>(keys_by_panel(column_.v, query.dout_panels + first * head_dim_, dp));
+      const std::ptrdiff_t panel = first * head_dim_;
+      multiply<Start::zero>(keys_by_panel(column_.k, query.q_panels + panel, s), nullptr, nullptr,
+                            fetch(next.q_panels + panel, panel_floats, keys_));
+      multiply<Start::zero>(keys_by_panel(column_.v, query.dout_panels + panel, dp), nullptr,
+                            nullptr, fetch(next.dout_panels + panel, panel_floats, keys_));
       softmax_gradient(query, first, keys_, scratch_.stride, s, dp);
       const Product dq = {.a = column_.k,
                           .a_row = 1,
                           .a_depth = head_dim_,
                           .b = dp,
                           .b_depth = scratch_.stride,
-                          .c = query.dq_panels + first * head_dim_,
+                          .c = query.dq_panels + panel,
                           .c_row = width_,
                           .rows = head_dim_,
                           .depth = keys_};
-      first_of_query ? multiply<Start::zero>(dq) : multiply<Start::add>(dq);
+      const Prefetch prefetch = fetch(next.dq_panels + panel, panel_floats, head_dim_);
+      starts_dq ? multiply<Start::zero>(dq, nullptr, nullptr, prefetch)
+                : multiply<Start::add>(dq, nullptr, nullptr, prefetch);
     }
     for (std::ptrdiff_t column = 0; column < head_dim_; column += width_) {
       const std::ptrdiff_t strip = column * problem_.grid.block_q;
-      add_strip(scratch_.s, query.dout_strips + strip, tile.queries, scratch_.dv, column);
-      add_strip(scratch_.dp, query.q_strips + strip, tile.queries, scratch_.dk, column);
+      const std::ptrdiff_t strip_floats = queries * width_;
+      add_strip(scratch_.s, query.dout_strips + strip, queries,
+                scratch_.dv + column * problem_.grid.block_k,
+                fetch(next.dout_strips + strip, strip_floats, keys_));
+      add_strip(scratch_.dp, query.q_strips + strip, queries,
+                scratch_.dk + column * problem_.grid.block_k,
+                fetch(next.q_strips + strip, strip_floats, keys_));
     }
     is_empty_ = false;
   }
@@ -212,22 +229,23 @@ class BackwardColumn {
             .depth = head_dim_};
   }
 
-  // to[key][column + lane] += sum over queries of weights[key][query] * strip[query][lane]
+  // to[key][lane] += sum over queries of weights[key][query] * strip[query][lane]
   void add_strip(const float* weights,
                  const float* strip,
                  std::ptrdiff_t queries,
                  float* to,
-                 std::ptrdiff_t column) {
+                 const Prefetch& prefetch) {
     const Product product = {.a = weights,
                              .a_row = scratch_.stride,
                              .a_depth = 1,
                              .b = strip,
                              .b_depth = width_,
-                             .c = to + column * problem_.grid.block_k,
+                             .c = to,
                              .c_row = width_,
                              .rows = keys_,
                              .depth = queries};
-    is_empty_ ? multiply<Start::zero>(product) : multiply<Start::add>(product);
+    is_empty_ ? multiply<Start::zero>(product, nullptr, nullptr, prefetch)
+              : multiply<Start::add>(product, nullptr, nullptr, prefetch);
   }
 
   template <typename T>
@@ -254,29 +272,64 @@ class BackwardColumn {
   bool is_empty_ = true;
 };
 
+// The active rows of tiles of one column, as head_of_group * q_tiles + q_tile.
+std::int64_t list_column(const BackwardProblem& problem,
+                         const ColumnOfTiles& column,
+                         std::int32_t* rows) {
+  if (column.k_tile >= problem.valid_k_tiles(column.batch)) return 0;
+  const std::int64_t group = problem.heads_per_key_head();
+  const std::int64_t first_head = column.batch * problem.grid.heads + column.key_head * group;
+  std::int64_t listed = 0;
+  for (std::int64_t h = 0; h < group; ++h) {
+    for (std::int64_t q_tile = 0; q_tile < problem.valid_q_tiles(column.batch); ++q_tile) {
+      if (!is_active(problem, first_head + h, q_tile, column.k_tile)) continue;
+      rows[listed++] = static_cast<std::int32_t>(h * problem.grid.q_tiles() + q_tile);
+    }
+  }
+  return listed;
+}
+
+// Visits the tiles of one column in pieces of at most `chunk` queries.
+void visit_column(const BackwardProblem& problem,
+                  const Slot& slot,
+                  const HeadBuffers& buffers,
+                  const ColumnScratch& scratch,
+                  std::int64_t listed,
+                  BackwardColumn& backward) {
+  const std::int64_t q_tiles = problem.grid.q_tiles();
+  const std::int64_t first_head = slot.key_head * problem.heads_per_key_head();
+  const auto buffers_of = [&](std::int64_t entry) {
+    const std::int32_t row = scratch.rows[std::min(entry, listed - 1)];
+    return buffers.query(problem, row / q_tiles, row % q_tiles, slot.index);
+  };
+  for (std::int64_t entry = 0; entry < listed; ++entry) {
+    const std::int32_t row = scratch.rows[entry];
+    const QueryTile tile(problem, first_head + row / q_tiles, row % q_tiles);
+    const QueryBuffers query = buffers_of(entry);
+    std::uint8_t& touched = buffers.touched(slot.index)[row];
+    for (std::int64_t first = 0; first < tile.queries; first += scratch.chunk) {
+      const std::int64_t end = first + scratch.chunk;
+      backward.visit_queries(
+          query.from(problem, first), std::min<std::int64_t>(scratch.chunk, tile.queries - first),
+          touched == 0, end < tile.queries ? query.from(problem, end) : buffers_of(entry + 1));
+    }
+    touched = 1;
+  }
+}
+
 // All columns of one slot. `touched` tells which rows of tiles of each head have a sum in the slot.
 void backward_slot(const BackwardProblem& problem,
                    const Slot& slot,
                    const HeadBuffers& buffers,
                    const ColumnScratch& scratch) {
   const TileGrid& grid = problem.grid;
-  const std::int64_t group = problem.heads_per_key_head();
-  std::fill_n(buffers.touched(slot.index), group * grid.q_tiles(), std::uint8_t{0});
+  std::fill_n(buffers.touched(slot.index), buffers.touched_per_slot, std::uint8_t{0});
   for (std::int64_t k_tile = 0; k_tile < grid.k_tiles(); ++k_tile) {
     if (buffers.slot_of_column[k_tile] != slot.index) continue;
     const ColumnOfTiles column = buffers.column(problem, slot, k_tile);
     BackwardColumn backward(problem, column, scratch);
-    const bool has_keys = k_tile < problem.valid_k_tiles(column.batch);
-    for (std::int64_t h = 0; has_keys && h < group; ++h) {
-      const std::int64_t head = slot.key_head * group + h;  // counted over the batch
-      for (std::int64_t q_tile = 0; q_tile < problem.valid_q_tiles(column.batch); ++q_tile) {
-        if (!is_active(problem, head, q_tile, k_tile)) continue;
-        std::uint8_t& touched = buffers.touched(slot.index)[h * grid.q_tiles() + q_tile];
-        backward.visit_tile(QueryTile(problem, head, q_tile),
-                            buffers.query(problem, h, q_tile, slot.index), touched == 0);
-        touched = 1;
-      }
-    }
+    const std::int64_t listed = list_column(problem, column, scratch.rows);
+    visit_column(problem, slot, buffers, scratch, listed, backward);
     with_element(problem.k.dtype, [&](auto* element) HWY_ATTR {
       backward.store<std::remove_pointer_t<decltype(element)>>();
     });

@@ -10,13 +10,19 @@ namespace {
 // small beside its other buffers. A function of the problem only: the slots decide the order of
 // summation.
 constexpr std::int64_t kUnits = 128;
-constexpr std::int64_t kMaxSlots = 8;
+constexpr std::int64_t kMaxSlots = 4;
 
 // Units in flight per worker, so that the pause at the end of a group stays short.
-constexpr std::int64_t kUnitsPerWorker = 16;
+constexpr std::int64_t kUnitsPerWorker = 8;
 
 // Bound on the buffers of a group, unless a single head needs more.
-constexpr std::int64_t kGroupBytes = std::int64_t{256} << 20;
+constexpr std::int64_t kGroupBytes = std::int64_t{128} << 20;
+
+// Queries visited at a time: with their five buffers, S, dP and the column's own four they fit into
+// 512 KiB of L2 together with the next ones.
+std::int64_t chunk_for(int head_dim) {
+  return head_dim <= 64 ? 128 : 64;
+}
 
 // Floats between the rows of S, beyond the queries: keeps rows off each other's cache sets.
 constexpr std::ptrdiff_t kRowPadding = 16;
@@ -46,6 +52,17 @@ bool has_active_tile(const AttentionProblem& problem, std::int64_t head, std::in
   return false;
 }
 
+QueryBuffers QueryBuffers::from(const BackwardProblem& problem, std::int64_t query) const {
+  return {.q_panels = q_panels + query * problem.head_dim,
+          .dout_panels = dout_panels + query * problem.head_dim,
+          .q_strips = q_strips + query * width,
+          .dout_strips = dout_strips + query * width,
+          .lse = lse + query,
+          .delta = delta + query,
+          .dq_panels = dq_panels + query * problem.head_dim,
+          .width = width};
+}
+
 QueryBuffers HeadBuffers::query(const BackwardProblem& problem,
                                 std::int64_t head_of_group,
                                 std::int64_t q_tile,
@@ -66,6 +83,7 @@ QueryBuffers HeadBuffers::query(const BackwardProblem& problem,
   const std::int64_t group = problem.heads_per_key_head();
   buffers.dq_panels = memory + group * layout->query_floats_ +
                       (slot * group + head_of_group) * layout->dq_floats_ + panels;
+  buffers.width = layout->width_;
   return buffers;
 }
 
@@ -106,10 +124,11 @@ BackwardLayout::BackwardLayout(Arena& arena,
   column_order_ = arena.take<std::int32_t>(grid.k_tiles());
   units = arena.take<Slot>(group * slots_);
 
-  const std::int64_t s_floats =
-      std::max<std::int64_t>(grid.block_k * (grid.block_q + kRowPadding), problem.head_dim * width);
-  scratch_floats_ = 2 * s_floats + 2 * grid.block_k * padded_head_dim_;
-  scratch_ = arena.take<float>(workers * scratch_floats_);
+  chunk_ = std::min<std::int64_t>(grid.block_q, chunk_for(problem.head_dim));
+  s_floats_ =
+      std::max<std::int64_t>(grid.block_k * (chunk_ + kRowPadding), problem.head_dim * width);
+  scratch_ = arena.take<float>(workers * (2 * s_floats_ + 2 * grid.block_k * padded_head_dim_));
+  rows_ = arena.take<std::int32_t>(workers * queries_per_key * grid.q_tiles());
 }
 
 HeadBuffers BackwardLayout::head_buffers(const BackwardProblem& problem,
@@ -126,14 +145,15 @@ HeadBuffers BackwardLayout::head_buffers(const BackwardProblem& problem,
 }
 
 ColumnScratch BackwardLayout::column_scratch(const BackwardProblem& problem, int worker) const {
-  float* memory = scratch_ + worker * scratch_floats_;
   const std::int64_t strip_floats = problem.grid.block_k * padded_head_dim_;
-  const std::int64_t s_floats = (scratch_floats_ - 2 * strip_floats) / 2;
+  float* memory = scratch_ + worker * (2 * s_floats_ + 2 * strip_floats);
   return {.s = memory,
-          .dp = memory + s_floats,
-          .dk = memory + 2 * s_floats,
-          .dv = memory + 2 * s_floats + strip_floats,
-          .stride = problem.grid.block_q + kRowPadding};
+          .dp = memory + s_floats_,
+          .dk = memory + 2 * s_floats_,
+          .dv = memory + 2 * s_floats_ + strip_floats,
+          .rows = rows_ + worker * problem.heads_per_key_head() * problem.grid.q_tiles(),
+          .stride = chunk_ + kRowPadding,
+          .chunk = chunk_};
 }
 
 void BackwardLayout::deal_columns(const BackwardProblem& problem,

@@ -25,6 +25,10 @@ struct QueryBuffers {
   float* lse;  // log2 units
   float* delta;
   float* dq_panels;  // of one slot, without the scale
+  std::ptrdiff_t width;
+
+  // The same from a later query of the row of tiles on; a whole number of panels later.
+  QueryBuffers from(const BackwardProblem& problem, std::int64_t query) const;
 };
 
 // The keys and values of one column of tiles, as dense f32 rows.
@@ -40,7 +44,9 @@ struct ColumnScratch {
   float* dp;  // [block_k][stride]; becomes dS
   float* dk;  // strips [block_k][width], without the scale
   float* dv;
-  std::ptrdiff_t stride;
+  std::int32_t* rows;     // of tiles, to list a column in
+  std::ptrdiff_t stride;  // floats from one key's row of S to the next
+  std::ptrdiff_t chunk;   // queries that S has room for
 };
 
 struct Slot {
@@ -103,13 +109,15 @@ class BackwardLayout {
   std::int64_t query_floats_;     // of one query head, without dQ
   std::int64_t dq_floats_;        // of one query head and slot
   std::int64_t head_floats_;      // of one key head
-  std::int64_t scratch_floats_;   // of one worker
+  std::int64_t s_floats_;         // of one worker, and so is all of the scratch
+  std::int64_t chunk_;
   float* heads_;
   std::uint8_t* touched_;
   std::int32_t* slot_of_column_;  // [group][k_tiles]
   std::int64_t* column_tiles_;    // [k_tiles]
   std::int32_t* column_order_;    // [k_tiles]
-  float* scratch_;
+  float* scratch_;                // [workers][2 * s_floats_ + 2 * block_k * padded_head_dim_]
+  std::int32_t* rows_;            // [workers][touched_per_slot]
 };
 
 // Whether a tile is computed: its bit is set. Lengths are not looked at.

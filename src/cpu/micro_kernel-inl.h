@@ -127,8 +127,8 @@ HWY_INLINE void pin(V32& v) {
 #endif
 }
 
-// Hides from the compiler how two pointers are related. Left alone, GCC keeps the offset of every row
-// in a register of its own, runs out of them, and reloads offsets within the inner loop.
+// Hides from the compiler how two pointers are related. Left alone, GCC keeps the offset of every
+// row in a register of its own, runs out of them, and reloads offsets within the inner loop.
 HWY_INLINE void detach(const float*& a, const float*& b) {
 #if HWY_COMPILER_GCC
   asm volatile("" : "+r"(a), "+r"(b));

@@ -32,6 +32,21 @@ bool runs_each_worker_once(Executor& executor, int workers) {
   return true;
 }
 
+// Whether the bodies of one call meet: each waits for all others, but not for ever.
+bool runs_at_the_same_time(Executor& executor, int workers) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  std::atomic<int> arrived = 0;
+  std::atomic<bool> have_met = true;
+  executor.run(workers, [&](int) {
+    ++arrived;
+    while (arrived < workers && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
+    if (arrived < workers) have_met = false;
+  });
+  return have_met;
+}
+
 TEST(ThreadPoolTest, RunsEachWorkerOnce) {
   for (const int threads : {1, 2, 3, 8}) {
     ThreadPool pool(threads);
@@ -55,23 +70,35 @@ TEST(ThreadPoolTest, ManyShortCallsInARow) {
   EXPECT_EQ(sum, 0);
 }
 
+TEST(ThreadPoolTest, RunsBodiesAtTheSameTime) {
+  ThreadPool pool(3);
+  for (int call = 0; call < 100; ++call) ASSERT_TRUE(runs_at_the_same_time(pool, 3));
+}
+
 TEST(ThreadPoolTest, WakesSleepingThreads) {
   ThreadPool pool(3);
   for (int call = 0; call < 20; ++call) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // far beyond the spinning
-    EXPECT_TRUE(runs_each_worker_once(pool, 3));
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));  // far beyond the spinning
+    ASSERT_TRUE(runs_at_the_same_time(pool, 3));
   }
 }
 
-TEST(ThreadPoolTest, OtherThreadsTakePart) {
+TEST(ThreadPoolTest, ACallerWithoutWorkSleepsUntilTheLastBodyEnds) {
   ThreadPool pool(2);
-  // Returns only if the two bodies run at the same time.
-  std::atomic<int> arrived = 0;
-  pool.run(2, [&](int) {
-    ++arrived;
-    while (arrived < 2) std::this_thread::yield();
-  });
-  EXPECT_EQ(arrived, 2);
+  for (int call = 0; call < 5; ++call) {
+    std::atomic<bool> has_started = false;
+    std::atomic<bool> has_ended = false;
+    pool.run(2, [&](int worker) {
+      if (worker == 0) {
+        while (!has_started) std::this_thread::yield();
+      } else {
+        has_started = true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        has_ended = true;
+      }
+    });
+    ASSERT_TRUE(has_ended);
+  }
 }
 
 TEST(ThreadPoolTest, TheCallerIsWorkerZero) {
@@ -129,6 +156,7 @@ TEST(ThreadPoolTest, NestedCallsRunOnTheirCaller) {
     for (ThreadPool* pool : {&outer, &inner}) {
       pool->run(4, [&](int) {
         ++calls;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));  // time for others to step in
         if (std::this_thread::get_id() != caller) ++elsewhere;
       });
     }
@@ -196,17 +224,11 @@ TEST(ThreadPoolForkTest, AChildStartsItsOwnThreads) {
   ThreadPool pool(4);
   ASSERT_TRUE(runs_each_worker_once(pool, 4));
   const auto works = [&] {
-    // Both bodies must run at the same time, so the child has threads.
-    std::atomic<int> arrived = 0;
-    pool.run(2, [&](int) {
-      ++arrived;
-      while (arrived < 2) std::this_thread::yield();
-    });
-    return runs_each_worker_once(pool, 9);
+    return runs_at_the_same_time(pool, 4) && runs_each_worker_once(pool, 9);
   };
   EXPECT_EQ(status_of_child(works), 0);
   EXPECT_EQ(status_of_child([&] { return works() && status_of_child(works) == 0; }), 0);
-  EXPECT_TRUE(works()) << "the parent's pool";
+  EXPECT_TRUE(works()) << "the parent";
 }
 
 TEST(ThreadPoolForkTest, AChildMayBeForkedWhileThePoolIsBusy) {

@@ -122,22 +122,23 @@ void run_bench(const BenchOptions& options, const std::string& command_line) {
 void add_bench_command(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("bench", "Time attention, dense and sparse");
   const auto options = std::make_shared<BenchOptions>();
+  const auto count = CLI::Range(1, 1 << 20);
   const auto add = [&](const char* flags, auto& value, const char* help) {
     return command->add_option(flags, value, help)->capture_default_str();
   };
-  add("--batch", options->batch, "Batch size")->check(CLI::PositiveNumber);
-  add("--heads", options->heads, "Query and key heads")->check(CLI::PositiveNumber);
-  add("--len", options->length, "Queries and keys of a head")->check(CLI::PositiveNumber);
-  add("--dim", options->head_dims, "Head dimensions")->delimiter(',')->check(CLI::PositiveNumber);
+  add("--batch", options->batch, "Batch size")->check(count);
+  add("--heads", options->heads, "Query and key heads")->check(count);
+  add("--len", options->length, "Queries and keys of a head")->check(count);
+  add("--dim", options->head_dims, "Head dimensions")->delimiter(',')->check(count);
   add("--dtype", options->dtype, "Data type")->check(CLI::IsMember({"f32", "f16", "bf16"}));
   add("--sparsity", options->sparsities, "Inactive tiles, percent; 0 = a full mask")
       ->delimiter(',')
       ->check(CLI::Range(0.0, 99.9));
   add("--block-q", options->block_q, "Queries of a tile")->check(CLI::IsMember({64, 128}));
   add("--block-k", options->block_k, "Keys of a tile")->check(CLI::IsMember({64, 128}));
-  add("--repeats", options->repeats, "Timings of each call")->check(CLI::PositiveNumber);
+  add("--repeats", options->repeats, "Timings of each call")->check(count);
   command->add_option("--threads", options->threads, "Threads (default: as `saccade info` says)")
-      ->check(CLI::PositiveNumber);
+      ->check(count);
   command->add_option("--json", options->json_path, "Write the results to this file too");
   command->callback([options, &invocation] { run_bench(*options, invocation.command_line); });
 }

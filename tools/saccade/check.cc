@@ -29,7 +29,7 @@ const std::vector<Backend> kCheckedBackends = {Backend::cpu};
 
 std::vector<int> problem_numbers(const CheckOptions& options) {
   if (options.number) return {*options.number};
-  constexpr int kRounds = 2;
+  constexpr int kRounds = 3;
   std::vector<int> numbers;
   for (int number = 0; number < kRounds * kProblemsPerRound; ++number) {
     const bool is_head_dim_128_or_256 = number / 3 % 8 == 7;
@@ -104,7 +104,7 @@ void add_check_command(CLI::App& app, Invocation& invocation) {
       ->check(CLI::IsMember(names));
   command->add_option("--seed", options->seed, "Draw other problems")->capture_default_str();
   command->add_option("--case", options->number, "Check only the problem of this number")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, 1'000'000));
   command->add_flag("--quick", options->quick, "Check one problem in eight");
   command->add_flag("--json", options->as_json, "Print JSON");
   command->callback([options, &invocation] { invocation.exit_code = run_check(*options); });

@@ -25,9 +25,9 @@ std::uint16_t encode(HalfFormat format, double value) {
   const int infinity = format.exponent_limit() << format.mantissa_bits;
   if (std::isnan(value)) return sign | infinity | 1 << (format.mantissa_bits - 1);
   if (std::isinf(value)) return sign | infinity;
-  // Subnormals share the smallest exponent. A significand that rounds up to the next power of two
-  // carries into the exponent field, as it should.
-  const int exponent = std::max(value == 0 ? 0 : std::ilogb(value), 1 - format.bias());
+  // Subnormals and zero (whose ilogb is very negative) share the smallest exponent. A significand
+  // that rounds up to the next power of two carries into the exponent field, as it should.
+  const int exponent = std::max(std::ilogb(value), 1 - format.bias());
   const double significand =
       std::nearbyint(std::ldexp(std::abs(value), format.mantissa_bits - exponent));
   const int field = std::min(exponent + format.bias() - 1, format.exponent_limit());
