@@ -34,12 +34,12 @@ test: setup
 	$(python) -m pytest tests/python
 
 lint: python-environment
-	.venv/bin/clang-format --dry-run --Werror $(cpp_files)
+	@.venv/bin/clang-format --dry-run --Werror $(cpp_files)
 	.venv/bin/ruff check $(python_files)
 	.venv/bin/ruff format --check $(python_files)
 
 format: python-environment
-	.venv/bin/clang-format -i $(cpp_files)
+	@.venv/bin/clang-format -i $(cpp_files)
 	.venv/bin/ruff check --fix $(python_files)
 	.venv/bin/ruff format $(python_files)
 

@@ -135,8 +135,9 @@ def _require_grid_of(tiles: TileMask, q: Tensor, k: Tensor) -> None:
         )
     batch, heads, q_len, _ = q.shape
     grid = TileGrid(batch, heads, q_len, k.shape[2], tiles.grid.block_q, tiles.grid.block_k)
-    if tiles.grid != grid:
-        raise InvalidArgument(f"tiles are for ({tiles.grid}), but q and k need ({grid})")
+    if tiles.grid == grid:  # torch.compile cannot trace != of symbolic extents
+        return
+    raise InvalidArgument(f"tiles are for ({tiles.grid}), but q and k need ({grid})")
 
 
 def _require_cpu(**tensors: Tensor | None) -> None:

@@ -24,6 +24,52 @@ namespace hn = hwy::HWY_NAMESPACE;
 using F32x4 = hn::FixedTag<float, 4>;
 using V32x4 = hn::Vec<F32x4>;
 
+#if HWY_TARGET == HWY_SSE4
+
+// SSE4 has no instructions for f16, and Highway's replacements give wrong infinities and NaN.
+
+using I32x4 = hn::FixedTag<std::int32_t, 4>;
+
+HWY_INLINE hn::Vec<hn::FixedTag<std::uint16_t, 4>> load_bits(const f16* from) {
+  return hn::LoadU(hn::FixedTag<std::uint16_t, 4>(), reinterpret_cast<const std::uint16_t*>(from));
+}
+
+// Exponent and mantissa moved into place, then the exponent corrected by a product, which also
+// normalises subnormal numbers; an exponent of all ones stays one.
+HWY_INLINE V32x4 f16_from_bits(hn::Vec<I32x4> bits) {
+  const F32x4 d;
+  const I32x4 di;
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(di, 0x8000)));
+  const auto magnitude = hn::And(bits, hn::Set(di, 0x7FFF));
+  const auto scaled = hn::Mul(hn::BitCast(d, hn::ShiftLeft<13>(magnitude)), hn::Set(d, 0x1p112f));
+  const auto is_special = hn::Gt(magnitude, hn::Set(di, 0x7BFF));
+  const auto exponent = hn::IfThenElseZero(is_special, hn::Set(di, 0x7F800000));
+  return hn::BitCast(d, hn::Or(hn::Or(hn::BitCast(di, scaled), exponent), sign));
+}
+
+// Rounds to nearest even. A subnormal result is what is left in the low bits of a sum with 1/2.
+HWY_INLINE hn::Vec<I32x4> f16_to_bits(V32x4 v) {
+  const F32x4 d;
+  const I32x4 di;
+  const auto bits = hn::BitCast(di, v);
+  const auto magnitude = hn::And(bits, hn::Set(di, 0x7FFFFFFF));
+  const auto half = hn::Set(d, 0.5f);
+  const auto subnormal =
+      hn::Sub(hn::BitCast(di, hn::Add(hn::BitCast(d, magnitude), half)), hn::BitCast(di, half));
+  const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(di, 1));
+  const auto rebias = hn::Set(di, ((15 - 127) << 23) + 0xFFF);
+  const auto normal = hn::ShiftRight<13>(hn::Add(hn::Add(magnitude, rebias), odd));
+  const auto infinity = hn::Set(di, 0x7C00);
+  const auto nan = hn::Set(di, 0x7E00);
+  auto result = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 0x38800000)), subnormal, normal);
+  result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, 0x477FFFFF)), infinity, result);
+  result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, 0x7F800000)), nan, result);
+  const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(di, 0x8000));
+  return hn::Or(result, sign);
+}
+
+#endif
+
 HWY_INLINE V32x4 load4(const float* from) {
   return hn::LoadU(F32x4(), from);
 }
@@ -36,8 +82,12 @@ HWY_INLINE V32x4 load4(const bf16* from) {
 }
 
 HWY_INLINE V32x4 load4(const f16* from) {
+#if HWY_TARGET == HWY_SSE4
+  return f16_from_bits(hn::PromoteTo(hn::FixedTag<std::int32_t, 4>(), load_bits(from)));
+#else
   const hn::FixedTag<hwy::float16_t, 4> d16;
   return hn::PromoteTo(F32x4(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(from)));
+#endif
 }
 
 HWY_INLINE void store4(V32x4 v, float* to) {
@@ -58,8 +108,13 @@ HWY_INLINE void store4(V32x4 v, bf16* to) {
 }
 
 HWY_INLINE void store4(V32x4 v, f16* to) {
+#if HWY_TARGET == HWY_SSE4
+  const hn::FixedTag<std::uint16_t, 4> d16;
+  hn::StoreU(hn::DemoteTo(d16, f16_to_bits(v)), d16, reinterpret_cast<std::uint16_t*>(to));
+#else
   const hn::FixedTag<hwy::float16_t, 4> d16;
   hn::StoreU(hn::DemoteTo(d16, v), d16, reinterpret_cast<hwy::float16_t*>(to));
+#endif
 }
 
 HWY_INLINE void transpose4x4(V32x4 (&m)[4]) {

@@ -199,8 +199,15 @@ TEST(ThreadPoolTest, RejectsThreadCountsWithoutAMeaning) {
   EXPECT_THROW(ThreadPool(1 << 30), InvalidArgument);
 }
 
+TEST(ThreadPoolTest, DestructionEndsSleepingThreads) {
+  ThreadPool pool(4);
+  EXPECT_TRUE(runs_each_worker_once(pool, 4));
+  std::this_thread::sleep_for(std::chrono::milliseconds(2));
+}
+
 TEST(ThreadPoolTest, AnUnusedPoolCanBeDestroyed) {
   ThreadPool pool(4);
+  EXPECT_EQ(pool.max_workers(), 4);
 }
 
 // Exit status of a child that runs `check`: 0 if it returned true. A child that hangs is ended by

@@ -15,12 +15,12 @@ namespace {
 
 using Dense = std::vector<std::uint8_t>;  // [batch, heads, q_tiles, k_tiles], each 0 or 1
 
-// Rows of tiles that end before, at and after a word's end, and partial tiles on both axes.
+// Rows and columns of tiles that end before, at and after a word's end; partial tiles on both axes.
 const TileGrid kGrids[] = {
     {1, 1, 1, 1, 128, 64},
     {2, 3, 300, 63 * 64, 128, 64},
     {1, 2, 129, 64 * 128, 64, 128},
-    {3, 1, 64, 64 * 64 + 1, 64, 64},
+    {3, 1, 66 * 64, 64 * 64 + 1, 64, 64},
     {1, 2, 500, 130 * 128 - 5, 128, 128},
 };
 

@@ -81,20 +81,22 @@ def dense_attention(
     dweights = dout @ v.mT
     delta = ((dout * out).sum(-1) - dlse)[..., None]
     first, second = scale * weights * dweights, scale * weights * delta
-    dlogits = first - second
 
     def sum_groups(gradient: Tensor) -> Tensor:
         return gradient.unflatten(1, (k_heads, -1)).sum(2)
 
+    dq_first, dq_second = first @ k, second @ k
+    dk_first, dk_second = sum_groups(first.mT @ q), sum_groups(second.mT @ q)
+
     return Expected(
         out=out,
         lse=lse,
-        dq=dlogits @ k,
-        dk=sum_groups(dlogits.mT @ q),
+        dq=dq_first - dq_second,
+        dk=dk_first - dk_second,
         dv=sum_groups(weights.mT @ dout),
         max_logit=logits[active].abs().max().item() if active.any() else 0.0,
-        dq_terms=((first @ k).norm() + (second @ k).norm()).item(),
-        dk_terms=(sum_groups(first.mT @ q).norm() + sum_groups(second.mT @ q).norm()).item(),
+        dq_terms=(dq_first.norm() + dq_second.norm()).item(),
+        dk_terms=(dk_first.norm() + dk_second.norm()).item(),
     )
 
 

@@ -38,14 +38,13 @@ def merge_arguments(requires_grad=False):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("requires_grad", [False, True])
-def test_opcheck_attention_forward(requires_grad, dtype, layout):
-    _, arguments = forward_arguments(dtype, layout, requires_grad)
+def test_opcheck_attention_forward(dtype, layout):
+    _, arguments = forward_arguments(dtype, layout, requires_grad=True)
     torch.library.opcheck(ops.attention_forward.default, arguments)
 
 
-def test_opcheck_attention_forward_defaults():
-    x = torch.randn(1, 1, 8, 16, requires_grad=True)
+def test_opcheck_attention_forward_by_default_and_without_gradient():
+    x = torch.randn(1, 1, 8, 16)
     torch.library.opcheck(ops.attention_forward.default, (x, x, x))
 
 
@@ -121,8 +120,7 @@ def attend_in_halves(q, k, v, tiles, layout):
     return merged.sin(), merged_lse
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("layout", "dynamic"), [("bhsd", False), ("bshd", True)])
 def test_compiled_whole(layout, dynamic):
     torch.compiler.reset()
     compiled = torch.compile(attend_in_halves, fullgraph=True, dynamic=dynamic)
@@ -186,7 +184,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
 
 
 def test_two_threads_call_at_once():
-    problems = [random_problem(seed) for seed in range(5000, 5040)]
+    problems = [random_problem(seed) for seed in range(5000, 5016)]
     alone = [problem.run() for problem in problems]
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(lambda problem: problem.run(), problems))

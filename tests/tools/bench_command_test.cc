@@ -22,7 +22,7 @@ TEST(BenchCommand, WritesEveryMeasurement) {
   const auto json = nlohmann::json::parse(std::ifstream(path));
   std::filesystem::remove(path);
 
-  EXPECT_TRUE(contains(json["command"], "--len 300"));
+  EXPECT_TRUE(contains(json["command"].get<std::string>(), "--len 300"));
   EXPECT_EQ(json["threads"], 2);
   EXPECT_EQ(json["problem"]["block_q"], 64);
   EXPECT_GT(json["fma_peak_gflops"]["one_thread"], 0);

@@ -21,37 +21,34 @@ TEST(Usage, VersionIsPrinted) {
   EXPECT_EQ(run.out, std::string(version()) + "\n");
 }
 
-struct BadCommandLine {
-  const char* arguments;
-  const char* message;  // part of it
-};
-
-class BadCommandLines : public testing::TestWithParam<BadCommandLine> {};
-
-TEST_P(BadCommandLines, ExitWithTwoAndSayWhy) {
-  const ToolRun run = run_tool(GetParam().arguments);
-  EXPECT_EQ(run.exit_code, 2);
-  EXPECT_EQ(run.out, "");
-  EXPECT_TRUE(contains(run.err, GetParam().message));
+TEST(Usage, BadCommandLinesExitWithTwoAndSayWhy) {
+  const struct {
+    const char* arguments;
+    const char* message;  // part of it
+  } kBadCommandLines[] = {
+      {"", "subcommand is required"},
+      {"infos", "infos"},
+      {"info --xml", "--xml"},
+      {"info extra", "extra"},
+      {"check --backend gpu", "gpu not in {cpu}"},
+      {"check --backend reference", "reference not in {cpu}"},
+      {"check --seed many", "many"},
+      {"check --case -1", "-1 not in range 0"},
+      {"bench --dtype f64", "f64 not in {f32,f16,bf16}"},
+      {"bench --block-q 32", "32 not in {64,128}"},
+      {"bench --sparsity 50,100", "100 not in range 0"},
+      {"bench --len 0", "0 not in range 1"},
+      {"bench --threads 0", "0 not in range 1"},
+      {"bench --repeats", "--repeats"},
+  };
+  for (const auto& [arguments, message] : kBadCommandLines) {
+    SCOPED_TRACE(arguments);
+    const ToolRun run = run_tool(arguments);
+    EXPECT_EQ(run.exit_code, 2);
+    EXPECT_EQ(run.out, "");
+    EXPECT_TRUE(contains(run.err, message));
+  }
 }
-
-INSTANTIATE_TEST_SUITE_P(
-    Usage,
-    BadCommandLines,
-    testing::Values(BadCommandLine{"", "subcommand is required"},
-                    BadCommandLine{"infos", "subcommand is required"},
-                    BadCommandLine{"info --xml", "--xml"},
-                    BadCommandLine{"info extra", "extra"},
-                    BadCommandLine{"check --backend gpu", "gpu not in {cpu}"},
-                    BadCommandLine{"check --backend reference", "reference not in {cpu}"},
-                    BadCommandLine{"check --seed many", "many"},
-                    BadCommandLine{"check --case -1", "-1 not in range 0"},
-                    BadCommandLine{"bench --dtype f64", "f64 not in {f32,f16,bf16}"},
-                    BadCommandLine{"bench --block-q 32", "32 not in {64,128}"},
-                    BadCommandLine{"bench --sparsity 50,100", "100 not in range 0"},
-                    BadCommandLine{"bench --len 0", "0 not in range 1"},
-                    BadCommandLine{"bench --threads 0", "0 not in range 1"},
-                    BadCommandLine{"bench --repeats", "--repeats"}));
 
 }  // namespace
 }  // namespace saccade::cli

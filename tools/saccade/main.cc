@@ -18,7 +18,11 @@ int run(int argc, char** argv) {
       "right, how fast it is.",
       "saccade"};
   app.set_version_flag("--version", std::string(version()));
-  app.require_subcommand(1);
+  // Not require_subcommand(1): that would answer a misspelt one with "a subcommand is required".
+  app.require_subcommand(0, 1);
+  app.callback([&app] {
+    if (app.get_subcommands().empty()) throw CLI::RequiredError("A subcommand");
+  });
   Invocation invocation;
   for (const char* argument : std::span(argv, argc)) {
     if (!invocation.command_line.empty()) invocation.command_line += ' ';
