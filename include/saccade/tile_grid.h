@@ -32,7 +32,8 @@ struct TileGrid {
   friend bool operator==(const TileGrid&, const TileGrid&) = default;
 };
 
-// Throws InvalidArgument unless every extent is at least 1 and both block sizes are 64 or 128.
+// Throws InvalidArgument unless every extent is at least 1, lengths fit into 31 bits, the number of
+// tiles fits into 63, and both block sizes are 64 or 128.
 void validate(const TileGrid& grid);
 
 }  // namespace saccade

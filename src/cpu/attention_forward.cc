@@ -4,70 +4,21 @@
 #include <hwy/foreach_target.h>
 // clang-format on
 
-#include "core/arena.h"
 #include "core/parallel.h"
 #include "cpu/constants.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/element.h"
 #include "cpu/exp2-inl.h"
-#include "cpu/key_value_packing.h"
+#include "cpu/forward_layout.h"
 #include "cpu/micro_kernel-inl.h"
 #include "cpu/pack-inl.h"
 
 #include <hwy/highway.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <numbers>
-
-#ifndef SACCADE_CPU_ATTENTION_FORWARD_ONCE
-#define SACCADE_CPU_ATTENTION_FORWARD_ONCE
-
-namespace saccade::cpu {
-
-// What one worker needs for one row of tiles. Sizes count floats; `panels` * `width` >= block_q.
-struct ForwardScratch {
-  ForwardScratch(Arena& arena, const ForwardProblem& problem, std::ptrdiff_t width) {
-    const std::ptrdiff_t queries = (problem.grid.block_q + width - 1) / width * width;
-    q = arena.take<float>(queries * problem.head_dim);
-    out = arena.take<float>(queries * problem.head_dim);
-    row_max = arena.take<float>(queries);
-    row_sum = arena.take<float>(queries);
-    ref = arena.take<float>(queries);
-    logits = arena.take<float>(problem.grid.block_k * width);
-    lse = arena.take<float>(queries);
-    inverse_sum = arena.take<float>(queries);
-    tile_max = arena.take<float>(width);
-    factor = arena.take<float>(width);
-    tiles = arena.take<std::int32_t>(problem.grid.k_tiles());
-    scores = arena.take<float>(problem.grid.k_tiles());
-  }
-
-  float* q;        // [panel][head_dim][width], times scale * log2(e)
-  float* out;      // [panel][head_dim][width], not yet normalised
-  float* row_max;  // running maximum, log2 units
-  float* row_sum;  // running sum of 2^(S - row_max)
-  float* ref;      // what scores are measured against; +inf in lanes without a query
-  float* logits;   // [block_k][width], of one panel; becomes P
-  float* lse;      // log2 units
-  float* inverse_sum;
-  float* tile_max;  // of one panel
-  float* factor;    // of one panel
-  std::int32_t* tiles;
-  float* scores;  // by entry of tiles
-};
-
-// One row of tiles: where it lies and what it reads.
-struct RowOfTiles {
-  std::int64_t batch, head, q_tile;
-  PackedHead keys;
-};
-
-}  // namespace saccade::cpu
-
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace saccade::cpu::HWY_NAMESPACE {
@@ -335,109 +286,27 @@ namespace {
 HWY_EXPORT(forward_panel_width);
 HWY_EXPORT(forward_row);
 
-// Packed keys and values are kept for as many heads at a time as fit into this, at least one.
-constexpr std::int64_t kPackedBytes = std::int64_t{64} << 20;
-
-// A row of tiles and what it costs.
-struct Unit {
-  std::int32_t head;  // batch * heads + head
-  std::int32_t q_tile;
-  std::int32_t listed;
-};
-
-// How the call is cut, and the memory it needs.
-struct Layout {
-  Layout(Arena& arena, const ForwardProblem& problem, int workers)
-      : packing(problem), panel_width(HWY_DYNAMIC_DISPATCH(forward_panel_width)()) {
-    const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
-    const std::int64_t bytes = packing.bytes_per_head();
-    group = bytes == 0 ? key_heads : std::clamp<std::int64_t>(kPackedBytes / bytes, 1, key_heads);
-    packing.allocate(arena, group);
-    units = arena.take<Unit>(group * problem.heads_per_key_head() * problem.grid.q_tiles());
-    Arena counting;
-    ForwardScratch(counting, problem, panel_width);
-    scratch_bytes = counting.used();
-    scratch = arena.take<std::byte>(workers * static_cast<std::int64_t>(scratch_bytes));
-  }
-
-  ForwardScratch worker_scratch(const ForwardProblem& problem, int worker) const {
-    Arena arena(std::span(scratch + worker * scratch_bytes, scratch_bytes));
-    return ForwardScratch(arena, problem, panel_width);
-  }
-
-  KeyValuePacking packing;
-  std::ptrdiff_t panel_width;
-  std::int64_t group;  // key heads at a time
-  Unit* units;
-  std::byte* scratch;
-  std::size_t scratch_bytes;
-};
-
-std::int64_t count_listed(const ForwardProblem& problem,
-                          std::int64_t batch,
-                          std::int64_t head,
-                          std::int64_t q_tile) {
-  const std::uint64_t* words = problem.tile_row(batch, head, q_tile);
-  if (words == nullptr) return problem.valid_k_tiles(batch);
-  std::int64_t count = 0;
-  for (std::int64_t w = 0; w < problem.grid.words_per_row(); ++w) count += std::popcount(words[w]);
-  return count;
-}
-
-// The rows of tiles of a group of heads: head by head, so that keys and values stay in cache, and
-// the longest first within a head.
-std::int64_t list_units(const ForwardProblem& problem, HeadRange heads, Unit* units) {
-  const TileGrid& grid = problem.grid;
-  const std::int64_t group = problem.heads_per_key_head();
-  Unit* end = units;
-  for (std::int64_t key_head = heads.begin; key_head < heads.end; ++key_head) {
-    Unit* begin = end;
-    for (std::int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-      for (std::int64_t q_tile = 0; q_tile < grid.q_tiles(); ++q_tile) {
-        const std::int64_t listed =
-            count_listed(problem, head / grid.heads, head % grid.heads, q_tile);
-        *end++ = {static_cast<std::int32_t>(head), static_cast<std::int32_t>(q_tile),
-                  static_cast<std::int32_t>(listed)};
-      }
-    }
-    std::sort(begin, end, [](const Unit& a, const Unit& b) {
-      if (a.listed != b.listed) return a.listed > b.listed;
-      return a.head != b.head ? a.head < b.head : a.q_tile < b.q_tile;
-    });
-  }
-  return end - units;
-}
-
-void forward_group(const Execution& execution,
-                   const ForwardProblem& problem,
-                   const Layout& layout,
-                   HeadRange key_heads) {
-  layout.packing.pack(execution, problem, key_heads);
-  const std::int64_t count = list_units(problem, key_heads, layout.units);
-  for_each_unit(execution, count, [&](int worker, std::int64_t i) {
-    const Unit& unit = layout.units[i];
-    const PackedHead keys =
-        layout.packing.head(problem, key_heads, unit.head / problem.heads_per_key_head());
-    HWY_DYNAMIC_DISPATCH(forward_row)
-    (problem, {unit.head / problem.grid.heads, unit.head % problem.grid.heads, unit.q_tile, keys},
-     layout.worker_scratch(problem, worker));
-  });
-}
-
 }  // namespace
 
 std::size_t workspace_size(const ForwardProblem& problem, int workers) {
   Arena arena;
-  Layout(arena, problem, workers);
+  ForwardLayout(arena, problem, workers, HWY_DYNAMIC_DISPATCH(forward_panel_width)());
   return arena.used();
 }
 
 void attention_forward(const Execution& execution, const ForwardProblem& problem) {
   Arena arena(execution.workspace);
-  const Layout layout(arena, problem, execution.workers);
+  const ForwardLayout layout(arena, problem, execution.workers,
+                             HWY_DYNAMIC_DISPATCH(forward_panel_width)());
   const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
   for (std::int64_t begin = 0; begin < key_heads; begin += layout.group) {
-    forward_group(execution, problem, layout, {begin, std::min(begin + layout.group, key_heads)});
+    const HeadRange range = {begin, std::min(begin + layout.group, key_heads)};
+    layout.packing.pack(execution, problem, range);
+    const std::int64_t units = layout.list_units(problem, range);
+    for_each_unit(execution, units, [&](int worker, std::int64_t unit) {
+      HWY_DYNAMIC_DISPATCH(forward_row)
+      (problem, layout.row_of_tiles(problem, range, unit), layout.worker_scratch(problem, worker));
+    });
   }
 }
 

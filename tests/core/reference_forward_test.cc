@@ -62,8 +62,12 @@ Problem small_problem(std::uint64_t seed) {
   if (random.chance(0.8)) problem.tiles = random_mask(shape.grid(), 0.5, random);
   if (random.chance(0.5)) problem.scale = random.pick({-1.0, 0.0, 3.0});
   if (random.chance(0.5)) {
-    problem.set_lengths({random.integer(0, shape.q_len), random.integer(0, shape.q_len)},
-                        {random.integer(0, shape.k_len), random.integer(0, shape.k_len)});
+    std::vector<std::int64_t> queries, keys;
+    for (std::int64_t b = 0; b < shape.batch; ++b) {
+      queries.push_back(random.integer(0, shape.q_len));
+      keys.push_back(random.integer(0, shape.k_len));
+    }
+    problem.set_lengths(queries, keys);
   }
   return problem;
 }

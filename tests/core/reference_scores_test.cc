@@ -41,7 +41,8 @@ Problem scored_problem(Random& random) {
                            .block_q = 64,
                            .block_k = 64};
   Problem problem(shape, DType::f64, random);
-  problem.scale = 2.0;
+  problem.scale = 0.5;
+  spread_scores(problem, random);
   problem.wants_scores = true;
   problem.threshold = -3.0;
   problem.set_lengths({200, 100}, {300, 150});
@@ -72,10 +73,14 @@ std::vector<double> tile_maxima(const Problem& problem,
 template <typename F>
 void for_each_row(const Problem& problem, F&& f) {
   const TileGrid grid = problem.shape.grid();
-  for (std::int64_t row = 0; row < grid.rows(); ++row) {
-    const std::int64_t sample = row / grid.q_tiles() / grid.heads;
-    const std::int64_t head = row / grid.q_tiles() % grid.heads;
-    f(sample, head, row % grid.q_tiles(), row, token_logits(problem, sample, head));
+  std::int64_t row = 0;
+  for (std::int64_t sample = 0; sample < grid.batch; ++sample) {
+    for (std::int64_t head = 0; head < grid.heads; ++head) {
+      const Matrix logits = token_logits(problem, sample, head);
+      for (std::int64_t q_tile = 0; q_tile < grid.q_tiles(); ++q_tile) {
+        f(sample, head, q_tile, row++, logits);
+      }
+    }
   }
 }
 
@@ -96,8 +101,7 @@ Tensor running_scores(const Problem& problem, int group_tiles) {
       if (maxima.back().empty()) maxima.pop_back(), tiles.pop_back();
     }
     for (std::size_t entry = 0; entry < tiles.size(); ++entry) {
-      const std::size_t group_end =
-          std::min(tiles.size(), (entry / group_tiles + 1) * group_tiles);
+      const std::size_t group_end = std::min(tiles.size(), (entry / group_tiles + 1) * group_tiles);
       double score = -kInfinity;
       for (std::size_t r = 0; r < maxima[entry].size(); ++r) {
         double running = -kInfinity;
@@ -250,7 +254,9 @@ TEST(ReferenceScoresTest, NaNKeepsTheTile) {
     for (std::int64_t tile = 0; tile < 5; ++tile) {
       const bool is_nan = has_ref || tile >= 2;
       EXPECT_EQ(std::isnan(got.scores.get(tile)), is_nan) << "tile " << tile;
-      if (is_nan) EXPECT_FALSE(got.marks->test(0, 0, 0, tile));
+      if (is_nan) {
+        EXPECT_FALSE(got.marks->test(0, 0, 0, tile));
+      }
     }
   }
 }

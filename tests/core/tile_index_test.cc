@@ -1,3 +1,5 @@
+#include "grid_name.h"
+
 #include <saccade/error.h>
 #include <saccade/tile_index.h>
 
@@ -136,7 +138,7 @@ TEST_P(TileIndexTest, DiagonalTileHoldsTheRowsMiddle) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Grids, TileIndexTest, testing::ValuesIn(kGrids));
+INSTANTIATE_TEST_SUITE_P(Grids, TileIndexTest, testing::ValuesIn(kGrids), grid_name);
 
 TEST(DiagonalTileTest, IsTheDiagonalOfASquareProblem) {
   for (const std::int64_t length : {std::int64_t{1}, std::int64_t{1000}, std::int64_t{32760},

@@ -1,3 +1,5 @@
+#include "grid_name.h"
+
 #include <saccade/error.h>
 #include <saccade/tile_mask.h>
 
@@ -191,7 +193,7 @@ TEST_P(TileMaskTest, ProtectRoundsOutward) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Grids, TileMaskTest, testing::ValuesIn(kGrids));
+INSTANTIATE_TEST_SUITE_P(Grids, TileMaskTest, testing::ValuesIn(kGrids), grid_name);
 
 TEST(TileMaskProtectTest, EmptyRangesProtectNothing) {
   TileMask mask({1, 1, 256, 256, 128, 64});

@@ -3,17 +3,7 @@
 #include <algorithm>
 
 namespace saccade::test {
-namespace {
-
-Tensor like(const Tensor& tensor, Layout layout) {
-  const TensorView view = tensor.view();
-  return Tensor(view.dtype, {view.shape.begin(), view.shape.begin() + view.rank}, layout);
-}
-
-}  // namespace
-
-ForwardResult::ForwardResult(const Problem& problem)
-    : out(like(problem.q, problem.layout)) {
+ForwardResult::ForwardResult(const Problem& problem) : out(problem.q.unwritten()) {
   const TileGrid grid = problem.shape.grid();
   lse = Tensor(problem.statistics_dtype(), {grid.batch, grid.heads, grid.q_len}, problem.layout);
   if (problem.wants_scores) {
@@ -33,9 +23,7 @@ AttentionForwardOutputs ForwardResult::outputs() const {
 }
 
 Gradients::Gradients(const Problem& problem)
-    : dq(like(problem.q, problem.layout)),
-      dk(like(problem.k, problem.layout)),
-      dv(like(problem.v, problem.layout)) {}
+    : dq(problem.q.unwritten()), dk(problem.k.unwritten()), dv(problem.v.unwritten()) {}
 
 AttentionBackwardOutputs Gradients::outputs() const {
   return {.dq = dq.view(), .dk = dk.view(), .dv = dv.view()};

@@ -6,10 +6,12 @@
 
 #include <optional>
 
-// Attention calls on problems, with results that own their data and lie as the problem's tensors do.
+// Attention calls on problems, with results that own their data and lie as the problem's tensors
+// do.
 
 namespace saccade::test {
 
+// Results start unwritten; see Tensor.
 struct ForwardResult {
   explicit ForwardResult(const Problem& problem);
 

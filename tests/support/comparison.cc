@@ -58,9 +58,8 @@ testing::AssertionResult is_close_by_head(const Tensor& got,
     const double norm =
         distance(slice(term_values)) + distance(slice(term_values), slice(want_values));
     if (!(error <= tolerance * norm)) {
-      return testing::AssertionFailure()
-             << "head " << begin / size << " has relative error " << error / norm
-             << ", but the tolerance is " << tolerance;
+      return testing::AssertionFailure() << "head " << begin / size << " has relative error "
+                                         << error / norm << ", but the tolerance is " << tolerance;
     }
   }
   return testing::AssertionSuccess();
@@ -130,7 +129,9 @@ void expect_close(const Problem& problem, const ForwardResult& got, const Forwar
   EXPECT_TRUE(got.out.gaps_are_untouched());
   EXPECT_TRUE(got.lse.gaps_are_untouched());
   const double tolerance = score_tolerance(max_logit);
-  if (problem.wants_scores) EXPECT_TRUE(is_within(got.scores, want.scores, tolerance));
+  if (problem.wants_scores) {
+    EXPECT_TRUE(is_within(got.scores, want.scores, tolerance));
+  }
   if (!problem.threshold) return;
 
   // The reference is asked for scores even where the problem does not want them.

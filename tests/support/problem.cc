@@ -1,11 +1,10 @@
 #include "support/problem.h"
 
-#include "core/element.h"
+#include "support/token_logits.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <sstream>
 
 namespace saccade::test {
@@ -49,7 +48,8 @@ Problem::Problem(const ProblemShape& problem_shape,
   k = random_tensor(dtype, keys, layout, random);
   v = random_tensor(dtype, keys, layout, random);
   dout = random_tensor(dtype, queries, layout, random);
-  dlse = random_tensor(statistics_dtype(), {shape.batch, shape.q_heads, shape.q_len}, layout, random);
+  dlse =
+      random_tensor(statistics_dtype(), {shape.batch, shape.q_heads, shape.q_len}, layout, random);
 }
 
 AttentionInputs Problem::inputs() const {
@@ -116,22 +116,15 @@ Problem Problem::in_f64() const {
 }
 
 double Problem::max_logit() const {
-  const std::int64_t group = shape.q_heads / shape.k_heads;
   double maximum = 0;
   for (std::int64_t b = 0; b < shape.batch; ++b) {
     for (std::int64_t h = 0; h < shape.q_heads; ++h) {
-      const Matrix queries = load_head(q.view(), b, h, valid_queries(b));
-      const Matrix keys = load_head(k.view(), b, h / group, valid_keys(b));
-      for (std::int64_t i = 0; i < queries.rows; ++i) {
-        for (std::int64_t j = 0; j < keys.rows; ++j) {
-          if (!attends(b, h, i, j)) continue;
-          maximum = std::max(maximum, std::abs(std::inner_product(
-                                          queries[i], queries[i] + shape.head_dim, keys[j], 0.0)));
-        }
+      for (const double logit : token_logits(*this, b, h).values) {
+        if (std::isfinite(logit)) maximum = std::max(maximum, std::abs(logit));
       }
     }
   }
-  return maximum * std::abs(used_scale());
+  return maximum;
 }
 
 std::string Problem::describe() const {
@@ -161,6 +154,20 @@ Tensor random_ref(const Problem& problem, Random& random) {
       .generate([&] { return typical + 2 * random.normal(); });
 }
 
+void spread_scores(Problem& problem, Random& random) {
+  constexpr double kQuery = 4;
+  if (problem.used_scale() == 0) return;
+  const ProblemShape& shape = problem.shape;
+  for (std::int64_t row = 0; row < shape.batch * shape.q_heads * shape.q_len; ++row) {
+    problem.q.set(row * shape.head_dim, kQuery);
+  }
+  std::vector<double> shifts(shape.grid().k_tiles());
+  for (double& shift : shifts) shift = 3 * random.normal() / (kQuery * problem.used_scale());
+  for (std::int64_t row = 0; row < shape.batch * shape.k_heads * shape.k_len; ++row) {
+    problem.k.set(row * shape.head_dim, shifts[row % shape.k_len / shape.block_k]);
+  }
+}
+
 Problem hostile_problem(std::uint64_t seed) {
   Random random(seed);
   ProblemShape shape{.batch = random.integer(1, 2),
@@ -183,6 +190,7 @@ Problem hostile_problem(std::uint64_t seed) {
   if (random.chance(0.6)) problem.threshold = -std::exp2(4 * random.uniform());
   const bool decides = problem.wants_scores || problem.threshold;
   if (decides && random.chance(0.5)) problem.ref = random_ref(problem, random);
+  if (decides && random.chance(0.7)) spread_scores(problem, random);
   if (random.chance(0.3)) problem.dlse = {};
   if (random.chance(0.5)) {
     std::vector<std::int64_t> queries, keys;

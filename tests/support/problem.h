@@ -41,8 +41,8 @@ struct Problem {
   void set_lengths(const std::vector<std::int64_t>& queries, const std::vector<std::int64_t>& keys);
   std::int64_t valid_queries(std::int64_t sample) const;
   std::int64_t valid_keys(std::int64_t sample) const;
-  double used_scale() const;         // the default one resolved
-  DType statistics_dtype() const;    // of lse, dlse and ref
+  double used_scale() const;       // the default one resolved
+  DType statistics_dtype() const;  // of lse, dlse and ref
 
   // Whether query and key meet in an active tile and are both valid.
   bool attends(std::int64_t sample, std::int64_t head, std::int64_t query, std::int64_t key) const;
@@ -71,8 +71,13 @@ TileMask random_mask(const TileGrid& grid, double active_share, Random& random);
 // A reference lse such as an earlier step may have left: that of unit-normal logits, more or less.
 Tensor random_ref(const Problem& problem, Random& random);
 
-// Everything at once: odd lengths, any layout and dtype, grouped heads, dense, sparse and empty rows of
-// tiles, padded samples, scales of any sign and size, both references, all orders. `seed` decides.
+// Shifts the logits of every column of tiles by a normal of standard deviation 3 of its own, so
+// that scores lie on both sides of a threshold. With random q and k alone they are all close to 0.
+void spread_scores(Problem& problem, Random& random);
+
+// Everything at once: odd lengths, any layout and dtype, grouped heads, dense, sparse and empty
+// rows of tiles, padded samples, scales of any sign and size, both references, all orders. `seed`
+// decides.
 Problem hostile_problem(std::uint64_t seed);
 
 }  // namespace saccade::test

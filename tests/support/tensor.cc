@@ -109,6 +109,12 @@ Tensor Tensor::converted(DType dtype) const {
   return copy;
 }
 
+Tensor Tensor::unwritten() const {
+  Tensor copy = *this;
+  std::fill(copy.bytes_.begin(), copy.bytes_.end(), kUntouched);
+  return copy;
+}
+
 bool Tensor::gaps_are_untouched() const {
   const std::size_t size = size_of(dtype());
   std::vector<std::byte> gaps = bytes_;

@@ -50,6 +50,8 @@ class Tensor {
 
   // The same values, densely packed, of another dtype.
   Tensor converted(DType dtype) const;
+  // The same shape, dtype and layout, every element unwritten.
+  Tensor unwritten() const;
 
   // The memory, gaps included.
   const std::vector<std::byte>& bytes() const { return bytes_; }

@@ -48,7 +48,7 @@ TEST(BackendReport, ARefusalFails) {
   BackendReport report("cpu");
   report.add_refusal(make_problem(1, 2), "no such thing");
   EXPECT_FALSE(report.passed());
-  EXPECT_EQ(report.to_json()["failures"][0]["what"], "refused: no such thing");
+  EXPECT_EQ(report.to_json()["failures"][0]["reasons"][0], "refused: no such thing");
 }
 
 }  // namespace

@@ -18,9 +18,9 @@ double max_or_nan(double a, double b) {
   return std::isnan(a) || std::isnan(b) ? a + b : std::max(a, b);
 }
 
-// How far `value` lies above `level`; a value of -inf lies below everything.
+// How far `value` lies above `level`; a value of -inf lies below everything but NaN.
 double rise(double value, double level) {
-  return value == -kInfinity ? -kInfinity : value - level;
+  return value == -kInfinity && !std::isnan(level) ? -kInfinity : value - level;
 }
 
 // The logits of one row of tiles, for its valid queries and the valid keys of its listed tiles.

@@ -20,13 +20,13 @@ void compare_forward(const Problem& problem,
                      const std::string& rule,
                      std::vector<Finding>& findings) {
   const std::int64_t head_size = problem.grid.q_len * problem.head_dim;
-  findings.push_back({Quantity::forward_out, "out, " + rule,
-                      relative_l2(got.out, want.out, head_size), caps_of(problem.dtype).forward});
-  findings.push_back({Quantity::forward_lse, "lse, " + rule,
+  findings.push_back({Quantity::forward_out, rule, relative_l2(got.out, want.out, head_size),
+                      caps_of(problem.dtype).forward});
+  findings.push_back({Quantity::forward_lse, rule,
                       max_difference(got.lse, want.lse) / (1 + data.max_logit), kLseCap});
-  findings.push_back({Quantity::forward_scores, "scores, " + rule,
-                      max_difference(got.scores, want.scores), kScoreCap});
-  findings.push_back({Quantity::forward_marks, "marks, " + rule,
+  findings.push_back(
+      {Quantity::forward_scores, rule, max_difference(got.scores, want.scores), kScoreCap});
+  findings.push_back({Quantity::forward_marks, rule,
                       static_cast<double>(count_wrong_marks(got.marks, want.marks, want.scores,
                                                             problem.threshold, kScoreCap)),
                       0});

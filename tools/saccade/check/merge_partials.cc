@@ -132,10 +132,10 @@ std::vector<Finding> check_merge_partials(const Problem& problem, Backend backen
   const std::int64_t head_size = q_len * problem.head_dim;
   const Caps caps = caps_of(problem.dtype);
   std::vector<Finding> findings;
-  findings.push_back({Quantity::merged_out, "out",
+  findings.push_back({Quantity::merged_out, "",
                       relative_l2(got.merged.out, want.merged.out, head_size), caps.forward});
   findings.push_back(
-      {Quantity::merged_lse, "lse",
+      {Quantity::merged_lse, "",
        max_difference(got.merged.lse, want.merged.lse) / (1 + max_finite_abs(want.merged.lse)),
        kLseCap});
   for (std::size_t i = 0; i < partials.size(); ++i) {

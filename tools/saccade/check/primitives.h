@@ -28,7 +28,7 @@ std::string_view name_of(Quantity quantity);
 // One comparison with the reference.
 struct Finding {
   Quantity quantity;
-  std::string detail;  // which tensor, under which rule
+  std::string detail;  // which of several tensors, under which rule; may be empty
   double error = 0;
   double cap = 0;
 

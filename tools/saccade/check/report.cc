@@ -3,8 +3,21 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace saccade::cli {
+namespace {
+
+std::string describe(const Finding& finding) {
+  std::string subject(name_of(finding.quantity));
+  if (!finding.detail.empty()) subject += ", " + finding.detail;
+  if (std::isinf(finding.error)) {
+    return fmt::format("{}: NaN, infinity or exact 0 in other places", subject);
+  }
+  return fmt::format("{}: {:.3g}, at most {:.3g} allowed", subject, finding.error, finding.cap);
+}
+
+}  // namespace
 
 std::string_view name_of(Quantity quantity) {
   switch (quantity) {
@@ -49,9 +62,7 @@ void BackendReport::add(const Problem& problem, const std::vector<Finding>& find
     row.cap = finding.cap;
     passed.try_emplace(finding.quantity, true).first->second &= finding.passed();
     if (finding.passed()) continue;
-    failures_.push_back(
-        {problem, fmt::format("{}, {}: {:.3g}, at most {:.3g} allowed", name_of(finding.quantity),
-                              finding.detail, finding.error, finding.cap)});
+    add_failure(problem, describe(finding));
   }
   for (const auto& [quantity, all_passed] : passed) {
     Row& row = rows_[{quantity, problem.dtype}];
@@ -61,7 +72,14 @@ void BackendReport::add(const Problem& problem, const std::vector<Finding>& find
 }
 
 void BackendReport::add_refusal(const Problem& problem, std::string_view message) {
-  failures_.push_back({problem, fmt::format("refused: {}", message)});
+  add_failure(problem, fmt::format("refused: {}", message));
+}
+
+void BackendReport::add_failure(const Problem& problem, std::string reason) {
+  if (failures_.empty() || failures_.back().problem.number != problem.number) {
+    failures_.push_back({problem, {}});
+  }
+  failures_.back().reasons.push_back(std::move(reason));
 }
 
 std::string BackendReport::command_for(const Problem& problem) const {
@@ -77,9 +95,14 @@ void BackendReport::print() const {
                row.problems, row.worst, row.cap,
                row.failed ? fmt::format("{} FAILED", row.failed) : "passed");
   }
-  for (const Failure& failure : failures_) {
-    fmt::print("\n{}\n  {}\n  {}\n", failure.what, describe(failure.problem),
-               command_for(failure.problem));
+  constexpr std::size_t kPrintedFailures = 5;
+  for (std::size_t i = 0; i < std::min(failures_.size(), kPrintedFailures); ++i) {
+    const Failure& failure = failures_[i];
+    fmt::print("\n{}\n{}\n", command_for(failure.problem), describe(failure.problem));
+    for (const std::string& reason : failure.reasons) fmt::print("  {}\n", reason);
+  }
+  if (failures_.size() > kPrintedFailures) {
+    fmt::print("\n{} more problems failed.\n", failures_.size() - kPrintedFailures);
   }
 }
 
@@ -95,9 +118,9 @@ nlohmann::ordered_json BackendReport::to_json() const {
   }
   nlohmann::ordered_json failures = nlohmann::ordered_json::array();
   for (const Failure& failure : failures_) {
-    failures.push_back({{"what", failure.what},
+    failures.push_back({{"command", command_for(failure.problem)},
                         {"problem", describe(failure.problem)},
-                        {"command", command_for(failure.problem)}});
+                        {"reasons", failure.reasons}});
   }
   return {{"backend", backend_}, {"passed", passed()}, {"rows", rows}, {"failures", failures}};
 }

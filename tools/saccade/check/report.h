@@ -21,8 +21,8 @@ class BackendReport {
 
   bool passed() const { return failures_.empty(); }
 
-  // A table with one row for each quantity and dtype, then every failure with the command that
-  // repeats it.
+  // A table with one row for each quantity and dtype, then the first problems that failed, each
+  // with the command that repeats it.
   void print() const;
   // Errors that are infinite are null.
   nlohmann::ordered_json to_json() const;
@@ -36,9 +36,10 @@ class BackendReport {
   };
   struct Failure {
     Problem problem;
-    std::string what;
+    std::vector<std::string> reasons;
   };
 
+  void add_failure(const Problem& problem, std::string reason);
   std::string command_for(const Problem& problem) const;
 
   std::string backend_;

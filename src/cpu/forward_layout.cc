@@ -1,0 +1,88 @@
+#include "cpu/forward_layout.h"
+
+#include <algorithm>
+#include <bit>
+#include <span>
+
+namespace saccade::cpu {
+namespace {
+
+// Packed keys and values are kept for as many heads at a time as fit into this, at least one.
+constexpr std::int64_t kPackedBytes = std::int64_t{64} << 20;
+
+std::int64_t count_listed(const ForwardProblem& problem, std::int64_t head, std::int64_t q_tile) {
+  const std::int64_t batch = head / problem.grid.heads;
+  const std::uint64_t* words = problem.tile_row(batch, head % problem.grid.heads, q_tile);
+  if (words == nullptr) return problem.valid_k_tiles(batch);
+  std::int64_t count = 0;
+  for (std::int64_t w = 0; w < problem.grid.words_per_row(); ++w) count += std::popcount(words[w]);
+  return count;
+}
+
+}  // namespace
+
+ForwardScratch::ForwardScratch(Arena& arena, const ForwardProblem& problem, std::ptrdiff_t width) {
+  const std::int64_t queries = problem.grid.block_q;
+  q = arena.take<float>(queries * problem.head_dim);
+  out = arena.take<float>(queries * problem.head_dim);
+  row_max = arena.take<float>(queries);
+  row_sum = arena.take<float>(queries);
+  lse = arena.take<float>(queries);
+  inverse_sum = arena.take<float>(queries);
+  ref = arena.take<float>(queries);
+  logits = arena.take<float>(problem.grid.block_k * width);
+  tile_max = arena.take<float>(width);
+  factor = arena.take<float>(width);
+  tiles = arena.take<std::int32_t>(problem.grid.k_tiles());
+  scores = arena.take<float>(problem.grid.k_tiles());
+}
+
+ForwardLayout::ForwardLayout(Arena& arena,
+                             const ForwardProblem& problem,
+                             int workers,
+                             std::ptrdiff_t width)
+    : packing(problem), width_(width) {
+  const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
+  const std::int64_t bytes = packing.bytes_per_head();
+  group = bytes == 0 ? key_heads : std::clamp<std::int64_t>(kPackedBytes / bytes, 1, key_heads);
+  packing.allocate(arena, group);
+  units_ = arena.take<Unit>(group * problem.heads_per_key_head() * problem.grid.q_tiles());
+  Arena counting;
+  ForwardScratch(counting, problem, width);
+  scratch_bytes_ = counting.used();
+  scratch_ = arena.take<std::byte>(workers * static_cast<std::int64_t>(scratch_bytes_));
+}
+
+std::int64_t ForwardLayout::list_units(const ForwardProblem& problem, HeadRange key_heads) const {
+  const std::int64_t group_heads = problem.heads_per_key_head();
+  Unit* end = units_;
+  for (std::int64_t key_head = key_heads.begin; key_head < key_heads.end; ++key_head) {
+    Unit* begin = end;
+    for (std::int64_t head = key_head * group_heads; head < (key_head + 1) * group_heads; ++head) {
+      for (std::int64_t q_tile = 0; q_tile < problem.grid.q_tiles(); ++q_tile) {
+        *end++ = {static_cast<std::int32_t>(head), static_cast<std::int32_t>(q_tile),
+                  static_cast<std::int32_t>(count_listed(problem, head, q_tile))};
+      }
+    }
+    std::sort(begin, end, [](const Unit& a, const Unit& b) {
+      if (a.listed != b.listed) return a.listed > b.listed;
+      return a.head != b.head ? a.head < b.head : a.q_tile < b.q_tile;
+    });
+  }
+  return end - units_;
+}
+
+RowOfTiles ForwardLayout::row_of_tiles(const ForwardProblem& problem,
+                                       HeadRange key_heads,
+                                       std::int64_t unit) const {
+  const Unit& row = units_[unit];
+  return {row.head / problem.grid.heads, row.head % problem.grid.heads, row.q_tile,
+          packing.head(problem, key_heads, row.head / problem.heads_per_key_head())};
+}
+
+ForwardScratch ForwardLayout::worker_scratch(const ForwardProblem& problem, int worker) const {
+  Arena arena(std::span(scratch_ + worker * scratch_bytes_, scratch_bytes_));
+  return ForwardScratch(arena, problem, width_);
+}
+
+}  // namespace saccade::cpu

@@ -1,0 +1,69 @@
+#pragma once
+
+#include "core/arena.h"
+#include "core/attention_problem.h"
+#include "cpu/key_value_packing.h"
+
+#include <cstddef>
+#include <cstdint>
+
+// How a forward call is cut into units of work, and where their memory lies.
+
+namespace saccade::cpu {
+
+// What one worker needs for one row of tiles. A panel is as many queries as fill two vectors; all
+// arrays hold whole panels.
+struct ForwardScratch {
+  // `width`: floats in a panel.
+  ForwardScratch(Arena& arena, const ForwardProblem& problem, std::ptrdiff_t width);
+
+  float* q;        // [panel][head_dim][width], times scale * log2(e)
+  float* out;      // [panel][head_dim][width], not yet normalised
+  float* row_max;  // running maximum, log2 units
+  float* row_sum;  // running sum of 2^(S - row_max)
+  float* lse;      // log2 units
+  float* inverse_sum;
+  float* ref;       // what scores are measured against; +inf in lanes without a query
+  float* logits;    // [block_k][width], of one panel; becomes P
+  float* tile_max;  // of one panel
+  float* factor;    // of one panel
+  std::int32_t* tiles;
+  float* scores;  // by entry of tiles
+};
+
+// One row of tiles and what it reads: a unit of work.
+struct RowOfTiles {
+  std::int64_t batch, head, q_tile;
+  PackedHead keys;
+};
+
+class ForwardLayout {
+ public:
+  ForwardLayout(Arena& arena, const ForwardProblem& problem, int workers, std::ptrdiff_t width);
+
+  // Fills the list of units with the rows of tiles of some heads: head by head, so that keys and
+  // values stay in cache, and the longest first within a head. Returns their number.
+  std::int64_t list_units(const ForwardProblem& problem, HeadRange key_heads) const;
+
+  RowOfTiles row_of_tiles(const ForwardProblem& problem,
+                          HeadRange key_heads,
+                          std::int64_t unit) const;
+  ForwardScratch worker_scratch(const ForwardProblem& problem, int worker) const;
+
+  KeyValuePacking packing;
+  std::int64_t group;  // key heads at a time
+
+ private:
+  struct Unit {
+    std::int32_t head;  // batch * heads + head
+    std::int32_t q_tile;
+    std::int32_t listed;  // active tiles: what the unit costs
+  };
+
+  std::ptrdiff_t width_;
+  Unit* units_;
+  std::byte* scratch_;
+  std::size_t scratch_bytes_;  // of one worker
+};
+
+}  // namespace saccade::cpu
