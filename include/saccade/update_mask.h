@@ -11,7 +11,7 @@ namespace saccade {
 
 struct UpdateMaskInputs {
   TileMaskView mask;      // the state before this step
-  TileMaskView computed;  // the tiles that attention_forward was given in this step
+  TileMaskView computed;  // the tiles that attention_forward was given; absent = all of them
   // What it found: exactly one of the two.
   TileMaskView marks;
   TensorView scores;  // f32 [batch, heads, q_tiles, k_tiles], densely packed

@@ -84,7 +84,7 @@ void validate_update_mask(const UpdateMaskInputs& inputs,
   const TileGrid& grid = next.grid;
   require_mask("next", next, grid);
   require_mask("mask", inputs.mask, grid);
-  require_mask("computed", inputs.computed, grid);
+  if (inputs.computed) require_mask("computed", inputs.computed, grid);
   if (static_cast<bool>(inputs.marks) == static_cast<bool>(inputs.scores)) {
     throw InvalidArgument(inputs.marks ? "both marks and scores are given, but only one may be"
                                        : "neither marks nor scores are given, but one must be");

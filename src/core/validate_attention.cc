@@ -120,6 +120,7 @@ ForwardProblem validate_forward(const AttentionInputs& inputs,
                                 const AttentionForwardOptions& options) {
   auto problem = validate_common<ForwardProblem>(inputs, options);
   if (options.threshold) require_threshold(*options.threshold);
+  name_of(options.order);  // throws unless it is one
   if (inputs.ref) require_statistics("ref", inputs.ref, problem);
   problem.ref = inputs.ref;
   problem.threshold = options.threshold;

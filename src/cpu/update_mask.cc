@@ -40,8 +40,9 @@ void update_row(const UpdateMaskInputs& inputs,
     const std::uint64_t protected_tiles =
         is_protected_row ? ~std::uint64_t{0}
                          : protected_bits(options.protected_keys, word, grid.block_k);
-    next.row(row)[word] = next_word(inputs.mask.row(row)[word], inputs.computed.row(row)[word],
-                                    marked, protected_tiles) &
+    const std::uint64_t computed =
+        inputs.computed ? inputs.computed.row(row)[word] : ~std::uint64_t{0};
+    next.row(row)[word] = next_word(inputs.mask.row(row)[word], computed, marked, protected_tiles) &
                           grid.valid_bits(word);
   }
 }

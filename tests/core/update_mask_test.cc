@@ -80,6 +80,15 @@ TEST_P(UpdateMaskTest, MarksDecideOverComputedTilesOnly) {
   }
 }
 
+TEST_P(UpdateMaskTest, WithoutComputedEveryTileWasComputed) {
+  for (const TileGrid& grid : kGrids) {
+    const Step step(grid, random_);
+    UpdateMaskInputs inputs = step.with_marks();
+    inputs.computed = {};
+    EXPECT_EQ(next_of(inputs, {}), ~step.marks);
+  }
+}
+
 TEST_P(UpdateMaskTest, ScoresUpToTheThresholdMark) {
   for (const TileGrid& grid : kGrids) {
     Step step(grid, random_);

@@ -23,7 +23,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Expected(Attention):
-    """What is true, and the scales to measure errors by.
+    """What is true, and the scales to measure errors by (docs/numerics.md, Where gradients cancel).
 
     dq and dk are differences: dS = P * dP - P * delta. Where one key holds nearly all of a row's
     weight the two terms cancel, and no arithmetic keeps more digits than its rounding of the terms;

@@ -49,7 +49,7 @@ testing::AssertionResult is_close_by_head(const Tensor& got,
       return mismatch(i, got_values[i], want_values[i]);
     }
   }
-  const std::size_t size = want.extent(2) * want.extent(3);
+  const std::size_t size = want.element_count() / (want.extent(0) * want.extent(1));
   for (std::size_t begin = 0; begin < want_values.size(); begin += size) {
     const auto slice = [&](const std::vector<double>& values) {
       return std::span(values).subspan(begin, size);
@@ -138,13 +138,13 @@ void expect_close(const Problem& problem, const ForwardResult& got, const Forwar
   Problem scored = problem;
   scored.wants_scores = true;
   const Tensor scores = problem.wants_scores ? want.scores : reference_forward(scored).scores;
+  const TileGrid grid = problem.shape.grid();
   const std::vector<std::uint8_t> marked = got.marks->to_dense();
-  EXPECT_EQ(TileMask::from_dense(problem.shape.grid(), marked), *got.marks) << "padding bits";
-  for (std::int64_t tile = 0; tile < scores.element_count(); ++tile) {
+  EXPECT_EQ(TileMask::from_dense(grid, marked), *got.marks) << "padding bits";
+  for (std::int64_t tile = 0; tile < grid.tiles(); ++tile) {
     const double score = problem.wants_scores ? got.scores.get(tile) : scores.get(tile);
-    const bool is_computed = score > -std::numeric_limits<double>::infinity();
     if (!problem.wants_scores && std::abs(score - *problem.threshold) <= tolerance) continue;
-    EXPECT_EQ(marked[tile] != 0, is_computed && score <= *problem.threshold)
+    EXPECT_EQ(marked[tile] != 0, problem.computes(tile) && score <= *problem.threshold)
         << "tile " << tile << " of score " << score;
   }
 }

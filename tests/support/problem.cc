@@ -106,6 +106,14 @@ bool Problem::attends(std::int64_t sample,
          (!tiles || tiles->test(sample, head, query / shape.block_q, key / shape.block_k));
 }
 
+bool Problem::computes(std::int64_t tile) const {
+  const TileGrid grid = shape.grid();
+  const std::int64_t row = tile / grid.k_tiles();
+  const std::int64_t head = row / grid.q_tiles();
+  return attends(head / grid.heads, head % grid.heads, row % grid.q_tiles() * grid.block_q,
+                 tile % grid.k_tiles() * grid.block_k);
+}
+
 Problem Problem::in_f64() const {
   Problem copy = *this;
   copy.layout = Layout::bhsd;

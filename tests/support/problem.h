@@ -47,6 +47,10 @@ struct Problem {
   // Whether query and key meet in an active tile and are both valid.
   bool attends(std::int64_t sample, std::int64_t head, std::int64_t query, std::int64_t key) const;
 
+  // Whether a tile, counted over [batch, q_heads, q_tiles, k_tiles], is active and not just
+  // padding.
+  bool computes(std::int64_t tile) const;
+
   // The same numbers in f64, densely packed: what the reference is asked.
   Problem in_f64() const;
   // The largest |S| that is computed.

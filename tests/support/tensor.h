@@ -55,7 +55,8 @@ class Tensor {
 
   // The memory, gaps included.
   const std::vector<std::byte>& bytes() const { return bytes_; }
-  // Whether nobody wrote between the elements.
+  // Whether nobody wrote at all, or between the elements.
+  bool is_unwritten() const { return bytes_ == unwritten().bytes_; }
   bool gaps_are_untouched() const;
 
  private:

@@ -36,8 +36,8 @@ void update_mask(const UpdateMaskInputs& inputs,
     const bool protected_row =
         touches(options.protected_queries, row % grid.q_tiles(), grid.block_q);
     for (std::int64_t tile = 0; tile < grid.k_tiles(); ++tile) {
-      bool active = inputs.computed.test(row, tile) ? !is_marked(inputs, options, row, tile)
-                                                    : inputs.mask.test(row, tile);
+      const bool computed = !inputs.computed || inputs.computed.test(row, tile);
+      bool active = computed ? !is_marked(inputs, options, row, tile) : inputs.mask.test(row, tile);
       active |= protected_row || touches(options.protected_keys, tile, grid.block_k);
       const std::uint64_t bit = std::uint64_t{1} << (tile % 64);
       std::uint64_t& word = next.row(row)[tile / 64];

@@ -3,15 +3,14 @@
 #include "check/primitives.h"
 
 #include <cmath>
+#include <numbers>
 #include <span>
 
 namespace saccade::cli {
 namespace {
 
-// A score is log2(e) times a difference of two logits, each a sum of head_dim products in f32. Such
-// a sum is off by about sqrt(head_dim) * 2^-24 * |q||k| scale, with head_dim <= 256 and |q||k|
-// scale about 20: 2e-5, so 6e-5 for the score. An lse in it is more precise than a logit.
-constexpr double kScoreCap = 1e-4;
+// Cap of |score - reference| / (1 + max|S|), log2 units: a score is the difference of two logits.
+constexpr double kScoreCap = 2 * std::numbers::log2e * kLseCap;
 
 void compare_forward(const Problem& problem,
                      const ProblemData& data,
@@ -20,16 +19,16 @@ void compare_forward(const Problem& problem,
                      const std::string& rule,
                      std::vector<Finding>& findings) {
   const std::int64_t head_size = problem.grid.q_len * problem.head_dim;
-  findings.push_back({Quantity::forward_out, rule, relative_l2(got.out, want.out, head_size),
-                      caps_of(problem.dtype).forward});
-  findings.push_back({Quantity::forward_lse, rule,
-                      max_difference(got.lse, want.lse) / (1 + data.max_logit), kLseCap});
-  findings.push_back(
-      {Quantity::forward_scores, rule, max_difference(got.scores, want.scores), kScoreCap});
-  findings.push_back({Quantity::forward_marks, rule,
-                      static_cast<double>(count_wrong_marks(got.marks, want.marks, want.scores,
-                                                            problem.threshold, kScoreCap)),
-                      0});
+  const double logit_scale = 1 + data.max_logit;
+  const double out_error = relative_l2(got.out, want.out, head_size);
+  const double lse_error = max_difference(got.lse, want.lse) / logit_scale;
+  const double score_error = max_difference(got.scores, want.scores) / logit_scale;
+  const auto wrong_marks = static_cast<double>(count_wrong_marks(
+      got.marks, want.marks, want.scores, problem.threshold, kScoreCap * logit_scale));
+  findings.push_back({Quantity::forward_out, rule, out_error, caps_of(problem.dtype).forward});
+  findings.push_back({Quantity::forward_lse, rule, lse_error, kLseCap});
+  findings.push_back({Quantity::forward_scores, rule, score_error, kScoreCap});
+  findings.push_back({Quantity::forward_marks, rule, wrong_marks, 0});
 }
 
 // An lse of an earlier step: this one's, each row moved a little; NaN where dlse is, beyond q_lens.
@@ -46,30 +45,15 @@ std::vector<double> earlier_lse(const Problem& problem,
 }
 
 // The sizes of the terms that cancel in dS = P * (dP - delta): the gradients for a dP - delta that
-// is everywhere as large as dP = dout v^T typically is, |dout| * rms(v). Where a row has few keys
-// the difference itself may be arbitrarily small (with one key it is zero), but its rounding error
-// is not. Expressed through dlse, which enters dS as P * dlse.
+// is everywhere as large as dP itself, which is sqrt(head_dim) because dout and v are unit normal.
+// Where a row has few keys the difference may be arbitrarily small (with one key it is zero), but
+// its rounding error is not. Expressed through dlse, which enters dS as P * dlse.
 BackwardResult terms_before_cancellation(const Problem& problem,
                                          const ProblemData& data,
                                          const AttentionRunner& reference,
                                          std::span<const double> lse) {
-  const auto rms = [](std::span<const double> values) {
-    double sum = 0;
-    std::size_t count = 0;
-    for (const double value : values) {
-      if (std::isnan(value)) continue;
-      sum += value * value;
-      ++count;
-    }
-    return count ? std::sqrt(sum / static_cast<double>(count)) : 0;
-  };
   const std::vector<double> zeros(data.dout.size());
-  const double v_rms = rms(data.v);
-  std::vector<double> dp_sizes(data.dlse.size());
-  for (std::size_t row = 0; row < dp_sizes.size(); ++row) {
-    const std::span dout_row(data.dout.data() + row * problem.head_dim, problem.head_dim);
-    dp_sizes[row] = v_rms * std::sqrt(problem.head_dim) * rms(dout_row);
-  }
+  const std::vector<double> dp_sizes(data.dlse.size(), std::sqrt(problem.head_dim));
   return reference.backward(zeros, lse, zeros, dp_sizes);
 }
 

@@ -35,7 +35,8 @@ struct Finding {
   bool passed() const { return error <= cap; }
 };
 
-// Largest errors allowed, as relative L2 against double precision from the same inputs.
+// Largest errors allowed (docs/numerics.md), as relative L2 of one head against double precision
+// from the same inputs.
 struct Caps {
   double forward;
   double gradient;

@@ -91,8 +91,10 @@ void BackendReport::print() const {
   fmt::print("{:<27}{:<7}{:>9}{:>13}{:>10}\n", fmt::format("backend {}", backend_), "dtype",
              "problems", "worst error", "cap");
   for (const auto& [key, row] : rows_) {
-    fmt::print("{:<27}{:<7}{:>9}{:>13.2e}{:>10.0e}  {}\n", name_of(key.first), name_of(key.second),
-               row.problems, row.worst, row.cap,
+    const bool is_exact = row.cap == 0;
+    fmt::print("{:<27}{:<7}{:>9}{:>13}{:>10}  {}\n", name_of(key.first), name_of(key.second),
+               row.problems, fmt::format(is_exact ? "{:.0f}" : "{:.2e}", row.worst),
+               is_exact ? "exact" : fmt::format("{:.0e}", row.cap),
                row.failed ? fmt::format("{} FAILED", row.failed) : "passed");
   }
   constexpr std::size_t kPrintedFailures = 5;

@@ -1,0 +1,193 @@
+#include "support/attention.h"
+#include "support/comparison.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace saccade::test {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
+const Context kCpu{.backend = Backend::cpu};
+
+std::int64_t count_nan(const Tensor& tensor) {
+  const std::vector<double> values = tensor.values();
+  return std::count_if(values.begin(), values.end(), [](double x) { return std::isnan(x); });
+}
+
+bool is_zero(const Tensor& tensor) {
+  const std::vector<double> values = tensor.values();
+  return std::all_of(values.begin(), values.end(), [](double x) { return x == 0; });
+}
+
+void expect_agreement(const Problem& problem) {
+  const ForwardResult forward = run_forward(kCpu, problem);
+  expect_close(problem, forward, reference_forward(problem));
+  expect_close_to_reference(problem, forward, run_backward(kCpu, problem, forward));
+}
+
+// A quiet and a signalling NaN with payloads, of either sign.
+std::pair<std::uint32_t, std::uint32_t> nan_bits(DType dtype) {
+  switch (dtype) {
+    case DType::f16:
+      return {0x7C01, 0xFE33};
+    case DType::bf16:
+      return {0x7F81, 0xFFD2};
+    default:
+      return {0x7F800001, 0xFFC12345};
+  }
+}
+
+// expect_close wants NaN exactly where the reference has it: in the rows that visit it.
+TEST(CpuSpecialValuesTest, NaNReachesWhatItMustAndNothingElse) {
+  Random random(1);
+  const ProblemShape shape{.batch = 2,
+                           .q_heads = 4,
+                           .k_heads = 2,
+                           .q_len = 150,
+                           .k_len = 200,
+                           .block_q = 64,
+                           .block_k = 64};
+  for (const DType dtype : kDTypes) {
+    for (Tensor Problem::*poisoned : {&Problem::q, &Problem::k, &Problem::v}) {
+      for (const std::uint32_t bits : {nan_bits(dtype).first, nan_bits(dtype).second}) {
+        Problem problem(shape, dtype, random);
+        problem.tiles = random_mask(shape.grid(), 0.6, random);
+        for (std::int64_t head = 0; head < 4; ++head) problem.tiles->set(0, head, 0, 0);
+        problem.wants_scores = true;
+        problem.threshold = -1.0;
+        spread_scores(problem, random);
+        problem.set_lengths({150, 77}, {101, 200});
+        if (random.chance(0.5)) problem.ref = random_ref(problem, random);
+        Tensor& tensor = problem.*poisoned;
+        tensor.set_bits(tensor.index(0, 1, random.integer(0, 63), random.integer(0, 15)), bits);
+        SCOPED_TRACE(testing::Message() << problem.describe() << ", bits " << std::hex << bits);
+        expect_agreement(problem);
+        const ForwardResult forward = run_forward(kCpu, problem);
+        EXPECT_GT(count_nan(forward.out), 0);
+        EXPECT_LT(count_nan(forward.out), forward.out.element_count());
+      }
+    }
+  }
+}
+
+TEST(CpuSpecialValuesTest, HugeLogitsDoNotOverflow) {
+  Random random(2);
+  for (const DType dtype : kDTypes) {
+    for (const double largest : {100.0, 1e3, 1e4}) {
+      for (const double sign : {1.0, -1.0}) {
+        const ProblemShape shape{.q_len = 100, .k_len = 150, .head_dim = 32};
+        Problem problem(shape, dtype, random);
+        problem.scale = 1.0;
+        problem.scale = sign * largest / problem.max_logit();
+        problem.wants_scores = true;
+        SCOPED_TRACE(problem.describe());
+        expect_agreement(problem);
+        const ForwardResult forward = run_forward(kCpu, problem);
+        EXPECT_EQ(count_nan(forward.out), 0);
+        EXPECT_EQ(count_nan(forward.lse), 0);
+      }
+    }
+  }
+}
+
+// A tile far below the maximum that an earlier tile set, and one far above it.
+TEST(CpuSpecialValuesTest, TheMaximumMayJump) {
+  Random random(3);
+  for (const double jump : {30.0, 300.0, 3000.0}) {
+    for (const VisitOrder order : {VisitOrder::linear, VisitOrder::reversed}) {
+      Problem problem({.q_len = 33, .k_len = 192}, DType::f32, random);
+      problem.scale = 0.25;
+      problem.order = order;
+      problem.wants_scores = true;
+      problem.threshold = -100.0;
+      for (std::int64_t query = 0; query < 33; ++query) {
+        problem.q.set(problem.q.index(0, 0, query), 4);
+      }
+      for (std::int64_t key = 0; key < 192; ++key) {
+        problem.k.set(problem.k.index(0, 0, key), static_cast<double>(key / 64) * jump);
+      }
+      SCOPED_TRACE(problem.describe());
+      expect_agreement(problem);
+    }
+  }
+}
+
+TEST(CpuSpecialValuesTest, RowsWhoseLogitsAreAllMinusInfinityAreEmpty) {
+  Random random(4);
+  for (const DType dtype : kDTypes) {
+    for (const std::int64_t q_len : {32, 33}) {
+      Problem problem({.q_len = q_len, .k_len = 70}, dtype, random);
+      problem.q.generate([&] { return 0.5 + random.uniform(); });
+      problem.k.generate([] { return -kInfinity; });
+      const ForwardResult forward = run_forward(kCpu, problem);
+      EXPECT_TRUE(is_zero(forward.out));
+      for (const double lse : forward.lse.values()) EXPECT_EQ(lse, -kInfinity);
+      const Gradients gradients = run_backward(kCpu, problem, forward);
+      EXPECT_TRUE(is_zero(gradients.dq));
+      EXPECT_TRUE(is_zero(gradients.dk));
+      EXPECT_TRUE(is_zero(gradients.dv));
+    }
+  }
+}
+
+TEST(CpuSpecialValuesTest, LogitsOfMinusInfinityHaveNoWeight) {
+  Random random(5);
+  for (const std::int64_t q_len : {32, 33}) {
+    for (const bool has_ref : {false, true}) {
+      Problem problem({.q_len = q_len, .k_len = 300}, DType::f32, random);
+      problem.q.generate([&] { return 0.5 + random.uniform(); });
+      for (std::int64_t key = 0; key < 300; ++key) {
+        if (key >= 130 && random.chance(0.7)) continue;  // two whole tiles and some keys
+        for (std::int64_t d = 0; d < 16; ++d) {
+          problem.k.set(problem.k.index(0, 0, key, d), -kInfinity);
+        }
+      }
+      problem.wants_scores = true;
+      problem.threshold = -2.0;
+      if (has_ref) problem.ref = random_ref(problem, random);
+      SCOPED_TRACE(problem.describe());
+      expect_close(problem, run_forward(kCpu, problem), reference_forward(problem));
+    }
+  }
+}
+
+// dP - delta is exactly zero: out is v, and delta is summed up in the order of dP.
+TEST(CpuSpecialValuesTest, AQueryWithASingleKeyHasNoGradient) {
+  Random random(6);
+  for (const DType dtype : kDTypes) {
+    for (const std::int64_t head_dim : {16, 64, 80, 256}) {
+      const ProblemShape shape{.q_heads = 2,
+                               .k_heads = 1,
+                               .q_len = 150,
+                               .k_len = 65,
+                               .head_dim = head_dim,
+                               .block_q = 64,
+                               .block_k = 64};
+      Problem by_mask(shape, dtype, random);
+      by_mask.dlse = {};
+      by_mask.tiles = TileMask(shape.grid());
+      for (std::int64_t row = 0; row < by_mask.tiles->grid().rows(); ++row) {
+        by_mask.tiles->set_ranges(row, std::vector<TileRange>{{1, 2}});  // key 64 alone
+      }
+      Problem by_length = by_mask;
+      by_length.tiles = {};
+      by_length.set_lengths({150}, {1});
+      for (const Problem& problem : {by_mask, by_length}) {
+        SCOPED_TRACE(problem.describe());
+        const ForwardResult forward = run_forward(kCpu, problem);
+        const Gradients gradients = run_backward(kCpu, problem, forward);
+        EXPECT_TRUE(is_zero(gradients.dq));
+        EXPECT_TRUE(is_zero(gradients.dk));
+        EXPECT_FALSE(is_zero(gradients.dv));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace saccade::test

@@ -1,0 +1,140 @@
+#include "support/attention.h"
+#include "support/comparison.h"
+#include "support/partials.h"
+
+#include <saccade/executor.h>
+#include <saccade/update_mask.h>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace saccade::test {
+namespace {
+
+// Problems of many units of work: heads in several groups, rows of unequal length.
+std::vector<Problem> many_units() {
+  Random random(1);
+  std::vector<Problem> problems;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const std::int64_t k_heads : {1, 40}) {
+      const ProblemShape shape{.batch = 2,
+                               .q_heads = 2 * k_heads,
+                               .k_heads = k_heads,
+                               .q_len = k_heads == 1 ? 900 : 100,
+                               .k_len = k_heads == 1 ? 1000 : 140,
+                               .head_dim = 48,
+                               .block_q = 64,
+                               .block_k = 64};
+      Problem& problem = problems.emplace_back(shape, dtype, random, Layout::bshd);
+      problem.tiles = random_mask(shape.grid(), 0.5, random);
+      problem.wants_scores = true;
+      problem.threshold = -2.0;
+      spread_scores(problem, random);
+    }
+  }
+  return problems;
+}
+
+// Runs bodies one after the other, the last worker first, and keeps count.
+class BackwardsExecutor final : public Executor {
+ public:
+  explicit BackwardsExecutor(int max_workers) : max_workers_(max_workers) {}
+
+  int max_workers() const override { return max_workers_; }
+  void run(int workers, const std::function<void(int worker)>& body) override {
+    ++calls;
+    most_workers = std::max(most_workers, workers);
+    for (int worker = workers - 1; worker >= 0; --worker) body(worker);
+  }
+
+  int calls = 0;
+  int most_workers = 0;
+
+ private:
+  const int max_workers_;
+};
+
+TEST(CpuThreadsTest, ResultsAreTheSameBitsForAnyNumberOfThreads) {
+  ThreadPool one(1);
+  std::int64_t marked = 0;
+  for (const Problem& problem : many_units()) {
+    SCOPED_TRACE(problem.describe());
+    const Context alone{.executor = &one, .backend = Backend::cpu};
+    const ForwardResult forward = run_forward(alone, problem);
+    const Gradients gradients = run_backward(alone, problem, forward);
+    marked += forward.marks->count();
+    for (const int threads : {2, 3, 5}) {
+      ThreadPool pool(threads);
+      const Context context{.executor = &pool, .backend = Backend::cpu};
+      expect_same(run_forward(context, problem), forward);
+      expect_same(run_backward(context, problem, forward), gradients);
+    }
+    BackwardsExecutor backwards(4);
+    const Context context{.executor = &backwards, .backend = Backend::cpu};
+    expect_same(run_forward(context, problem), forward);
+    expect_same(run_backward(context, problem, forward), gradients);
+  }
+  EXPECT_GT(marked, 0);
+}
+
+TEST(CpuThreadsTest, MergedPartialsAreTheSameBitsForAnyNumberOfThreads) {
+  Random random(2);
+  const std::vector<std::int64_t> shape{2, 3, 200, 20};
+  OwnedPartials partials;
+  for (int i = 0; i < 3; ++i) {
+    partials.push_back(random_partial(shape, DType::f32, Layout::bhsd, random));
+  }
+  ThreadPool one(1);
+  const Context alone{.executor = &one, .backend = Backend::cpu};
+  const OwnedPartial merged = run_merge(alone, partials);
+  const OwnedPartials gradients = run_merge_backward(alone, partials, merged, partials[0]);
+  for (const int threads : {2, 3, 5}) {
+    ThreadPool pool(threads);
+    const Context context{.executor = &pool, .backend = Backend::cpu};
+    const OwnedPartial again = run_merge(context, partials);
+    EXPECT_TRUE(is_same(again.out, merged.out));
+    EXPECT_TRUE(is_same(again.lse, merged.lse));
+    const OwnedPartials gradients_again =
+        run_merge_backward(context, partials, merged, partials[0]);
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      EXPECT_TRUE(is_same(gradients_again[i].out, gradients[i].out));
+      EXPECT_TRUE(is_same(gradients_again[i].lse, gradients[i].lse));
+    }
+  }
+}
+
+// Every primitive runs on the caller's executor, with all of its workers and no more.
+TEST(CpuThreadsTest, TheCallersExecutorDoesTheWork) {
+  const Problem problem = many_units().front();
+  for (const int max_workers : {1, 3}) {
+    BackwardsExecutor executor(max_workers);
+    const Context context{.executor = &executor, .backend = Backend::cpu};
+    const auto expect_used = [&](const char* primitive) {
+      EXPECT_GT(executor.calls, 0) << primitive;
+      EXPECT_EQ(executor.most_workers, max_workers) << primitive;
+      executor.calls = executor.most_workers = 0;
+    };
+    const ForwardResult forward = run_forward(context, problem);
+    expect_used("attention_forward");
+    run_backward(context, problem, forward);
+    expect_used("attention_backward");
+
+    OwnedPartial partial({2, 2, 900, 48}, DType::bf16, Layout::bshd);
+    partial.out = forward.out;
+    partial.lse = forward.lse;
+    const OwnedPartial merged = run_merge(context, {partial, partial});
+    expect_used("merge_partials");
+    run_merge_backward(context, {partial}, merged, merged);
+    expect_used("merge_partials_backward");
+
+    const TileMask mask = TileMask::full({1, 8, 128 * 128, 64, 128, 64});
+    TileMask next(mask.grid());
+    update_mask(context, {.mask = mask.view(), .computed = mask.view(), .marks = mask.view()}, {},
+                next.view());
+    expect_used("update_mask");
+  }
+}
+
+}  // namespace
+}  // namespace saccade::test
