@@ -1,6 +1,6 @@
 """saccade against torch's own attention on this CPU, side by side in one process.
 
-    python benchmarks/cpu_vs_torch.py [--threads 2] [--rounds 15] [--json result.json]
+    python benchmarks/cpu_vs_torch.py [--threads 2] [--rounds 9] [--json result.json]
 
 Two comparisons, each a ratio of two timings taken one right after the other:
   dense   saccade.attention beside scaled_dot_product_attention (below 1: saccade is faster)
@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -42,7 +43,7 @@ class Row:
     what: str
     dtype: str
     head_dim: int
-    pass_: str
+    direction: str
     held_to_ms: float
     saccade_ms: float
     ratio: float
@@ -56,7 +57,7 @@ class Pair:
     what: str
     dtype: str
     head_dim: int
-    pass_: str
+    direction: str
     held_to: Callable[[], object]
     saccade: Callable[[], object]
     expected_share: float = 1.0
@@ -70,7 +71,7 @@ class Pair:
         ratios = [ours / theirs for ours, theirs in zip(saccade_ms, held_to_ms, strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4)
         return Row(
-            *(self.what, self.dtype, self.head_dim, self.pass_),
+            *(self.what, self.dtype, self.head_dim, self.direction),
             *(statistics.median(x) for x in (held_to_ms, saccade_ms, ratios)),
             (low, high),
         )
@@ -85,7 +86,7 @@ def milliseconds(function: Callable[[], object]) -> float:
 def forward_and_backward(
     attention: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: list[Tensor], dout: Tensor
 ) -> dict[str, Callable[[], object]]:
-    """The two passes. Backward is timed alone, over the graph of one forward pass."""
+    """Both directions. Backward is timed alone, over the graph of one forward pass."""
     with_gradients = [x.detach().requires_grad_() for x in inputs]
     out = attention(*with_gradients)
     return {
@@ -104,15 +105,15 @@ def pairs() -> Iterator[Pair]:
             *inputs, dout = (torch.randn(shape, generator=generator).to(dtype) for _ in range(4))
             theirs = forward_and_backward(sdpa, inputs, dout)
             dense = forward_and_backward(saccade.attention, inputs, dout)
-            for pass_ in theirs:
-                yield Pair("dense", name, head_dim, pass_, theirs[pass_], dense[pass_])
+            for direction in theirs:
+                yield Pair("dense", name, head_dim, direction, theirs[direction], dense[direction])
             for sparsity in SPARSITIES:
                 tiles = random_tiles(sparsity, generator)
                 sparse = forward_and_backward(partial(saccade.attention, tiles=tiles), inputs, dout)
-                for pass_ in dense:
+                for direction in dense:
                     yield Pair(
-                        *(f"{sparsity:.0%} sparse", name, head_dim, pass_),
-                        *(dense[pass_], sparse[pass_], 1 - tiles.sparsity()),
+                        *(f"{sparsity:.0%} sparse", name, head_dim, direction),
+                        *(dense[direction], sparse[direction], 1 - tiles.sparsity()),
                     )
 
 
@@ -123,15 +124,16 @@ def random_tiles(sparsity: float, generator: torch.Generator) -> saccade.TileMas
 
 
 def print_table(rows: list[Row], console: Console) -> None:
-    table = Table(title=f"B={BATCH} H={HEADS} L={LENGTH}, {torch.get_num_threads()} threads")
-    for column in ("comparison", "dtype", "D", "pass"):
-        table.add_column(column)
-    for column in ("held to, ms", "saccade, ms", "ratio", "quartiles"):
-        table.add_column(column, justify="right")
+    title = f"B={BATCH} H={HEADS} L={LENGTH}, {torch.get_num_threads()} threads, times in ms"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("comparison", "dtype", "D", "direction"):
+        table.add_column(column, no_wrap=True)
+    for column in ("held to", "saccade", "ratio", "its quartiles"):
+        table.add_column(column, no_wrap=True, justify="right")
     for row in rows:
         low, high = row.ratio_quartiles
         table.add_row(
-            *(row.what, row.dtype, str(row.head_dim), row.pass_),
+            *(row.what, row.dtype, str(row.head_dim), row.direction),
             *(f"{row.held_to_ms:.1f}", f"{row.saccade_ms:.1f}"),
             *(f"{row.ratio:.3f}", f"{low:.3f} to {high:.3f}"),
         )
@@ -149,9 +151,11 @@ def cpu_model() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's choice)")
-    parser.add_argument("--rounds", type=int, default=15, help="timings of each side of a pair")
+    parser.add_argument("--rounds", type=int, default=9, help="timings of each side of a pair")
     parser.add_argument("--json", type=Path, help="also write the rows and the machine here")
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error(f"--rounds must be at least 2, for quartiles; got {arguments.rounds}")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 

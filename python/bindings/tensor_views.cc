@@ -29,10 +29,9 @@ DType dtype_of(const Tensor& tensor, std::string_view name) {
     case ScalarType::Int:
       return DType::i32;
     default:
-      throw Unsupported(
-          fmt::format("{} has dtype {}, but must be one of: Half, BFloat16, Float, Double, or Int "
-                      "for lengths",
-                      name, torch::headeronly::toString(tensor.scalar_type())));
+      throw Unsupported(fmt::format(
+          "{} must be float16, bfloat16, float32 or float64 (lengths: int32), got dtype {}", name,
+          torch::headeronly::toString(tensor.scalar_type())));
   }
 }
 
@@ -90,9 +89,8 @@ TileGrid grid_of(const TensorView& q,
 TileMaskView mask_of(const std::optional<Tensor>& words, const TileGrid& grid) {
   if (!words) return {};
   if (words->scalar_type() != ScalarType::Long) {
-    throw InvalidArgument(
-        fmt::format("tiles must have dtype Long (the words of a TileMask), got {}",
-                    torch::headeronly::toString(words->scalar_type())));
+    throw InvalidArgument(fmt::format("tiles must be int64 (the words of a TileMask), got dtype {}",
+                                      torch::headeronly::toString(words->scalar_type())));
   }
   const std::array expected{grid.batch, grid.heads, grid.q_tiles(), grid.words_per_row()};
   if (!std::ranges::equal(words->sizes(), expected)) {

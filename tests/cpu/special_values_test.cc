@@ -42,7 +42,7 @@ std::pair<std::uint32_t, std::uint32_t> nan_bits(DType dtype) {
   }
 }
 
-// expect_close wants NaN exactly where the reference has it: in the rows that visit it.
+// The comparison wants NaN exactly where the reference has it: in the rows that visit it.
 TEST(CpuSpecialValuesTest, NaNReachesWhatItMustAndNothingElse) {
   Random random(1);
   const ProblemShape shape{.batch = 2,
@@ -53,7 +53,7 @@ TEST(CpuSpecialValuesTest, NaNReachesWhatItMustAndNothingElse) {
                            .block_q = 64,
                            .block_k = 64};
   for (const DType dtype : kDTypes) {
-    for (Tensor Problem::*poisoned : {&Problem::q, &Problem::k, &Problem::v}) {
+    for (Tensor Problem::*poisoned : {&Problem::q, &Problem::k, &Problem::v, &Problem::dout}) {
       for (const std::uint32_t bits : {nan_bits(dtype).first, nan_bits(dtype).second}) {
         Problem problem(shape, dtype, random);
         problem.tiles = random_mask(shape.grid(), 0.6, random);
@@ -66,11 +66,31 @@ TEST(CpuSpecialValuesTest, NaNReachesWhatItMustAndNothingElse) {
         Tensor& tensor = problem.*poisoned;
         tensor.set_bits(tensor.index(0, 1, random.integer(0, 63), random.integer(0, 15)), bits);
         SCOPED_TRACE(testing::Message() << problem.describe() << ", bits " << std::hex << bits);
-        expect_agreement(problem);
+
         const ForwardResult forward = run_forward(kCpu, problem);
-        EXPECT_GT(count_nan(forward.out), 0);
-        EXPECT_LT(count_nan(forward.out), forward.out.element_count());
+        const Gradients gradients = run_backward(kCpu, problem, forward);
+        expect_close(problem, forward, reference_forward(problem));
+        expect_close_to_reference(problem, forward, gradients);
+        EXPECT_GT(count_nan(gradients.dq), 0);
+        EXPECT_LT(count_nan(gradients.dq), gradients.dq.element_count());
       }
+    }
+  }
+}
+
+// With one key out is v, whatever its bits: zeros, subnormals, infinities and NaN.
+TEST(CpuSpecialValuesTest, Every16BitValuePassesThrough) {
+  Random random(7);
+  for (const DType dtype : {DType::f16, DType::bf16}) {
+    Problem problem({.q_heads = 256, .k_heads = 256, .q_len = 3, .k_len = 1, .head_dim = 256},
+                    dtype, random);
+    for (std::uint32_t bits = 0; bits <= 0xFFFF; ++bits) problem.v.set_bits(bits, bits);
+    const ForwardResult forward = run_forward(kCpu, problem);
+    for (std::int64_t i = 0; i < forward.out.element_count(); ++i) {
+      const double got = forward.out.get(i);
+      const double want = problem.v.get(i / (3 * 256) * 256 + i % 256);
+      ASSERT_TRUE(got == want || (std::isnan(got) && std::isnan(want)))
+          << name_of(dtype) << ' ' << want << " became " << got;
     }
   }
 }
@@ -120,39 +140,31 @@ TEST(CpuSpecialValuesTest, TheMaximumMayJump) {
 TEST(CpuSpecialValuesTest, RowsWhoseLogitsAreAllMinusInfinityAreEmpty) {
   Random random(4);
   for (const DType dtype : kDTypes) {
-    for (const std::int64_t q_len : {32, 33}) {
-      Problem problem({.q_len = q_len, .k_len = 70}, dtype, random);
-      problem.q.generate([&] { return 0.5 + random.uniform(); });
-      problem.k.generate([] { return -kInfinity; });
-      const ForwardResult forward = run_forward(kCpu, problem);
-      EXPECT_TRUE(is_zero(forward.out));
-      for (const double lse : forward.lse.values()) EXPECT_EQ(lse, -kInfinity);
-      const Gradients gradients = run_backward(kCpu, problem, forward);
-      EXPECT_TRUE(is_zero(gradients.dq));
-      EXPECT_TRUE(is_zero(gradients.dk));
-      EXPECT_TRUE(is_zero(gradients.dv));
-    }
+    Problem problem({.q_len = 33, .k_len = 70}, dtype, random);
+    problem.q.generate([&] { return 0.5 + random.uniform(); });
+    problem.k.generate([] { return -kInfinity; });
+    const ForwardResult forward = run_forward(kCpu, problem);
+    EXPECT_TRUE(is_zero(forward.out));
+    for (const double lse : forward.lse.values()) EXPECT_EQ(lse, -kInfinity);
   }
 }
 
 TEST(CpuSpecialValuesTest, LogitsOfMinusInfinityHaveNoWeight) {
   Random random(5);
-  for (const std::int64_t q_len : {32, 33}) {
-    for (const bool has_ref : {false, true}) {
-      Problem problem({.q_len = q_len, .k_len = 300}, DType::f32, random);
-      problem.q.generate([&] { return 0.5 + random.uniform(); });
-      for (std::int64_t key = 0; key < 300; ++key) {
-        if (key >= 130 && random.chance(0.7)) continue;  // two whole tiles and some keys
-        for (std::int64_t d = 0; d < 16; ++d) {
-          problem.k.set(problem.k.index(0, 0, key, d), -kInfinity);
-        }
+  for (const bool has_ref : {false, true}) {
+    Problem problem({.q_len = 128, .k_len = 300}, DType::f32, random);
+    problem.q.generate([&] { return 0.5 + random.uniform(); });
+    for (std::int64_t key = 0; key < 300; ++key) {
+      if (key >= 130 && random.chance(0.7)) continue;  // two whole tiles and some keys
+      for (std::int64_t d = 0; d < 16; ++d) {
+        problem.k.set(problem.k.index(0, 0, key, d), -kInfinity);
       }
-      problem.wants_scores = true;
-      problem.threshold = -2.0;
-      if (has_ref) problem.ref = random_ref(problem, random);
-      SCOPED_TRACE(problem.describe());
-      expect_close(problem, run_forward(kCpu, problem), reference_forward(problem));
     }
+    problem.wants_scores = true;
+    problem.threshold = -2.0;
+    if (has_ref) problem.ref = random_ref(problem, random);
+    SCOPED_TRACE(problem.describe());
+    expect_close(problem, run_forward(kCpu, problem), reference_forward(problem));
   }
 }
 

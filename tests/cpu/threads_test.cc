@@ -8,6 +8,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
+#include <thread>
+#include <utility>
+#include <vector>
 
 namespace saccade::test {
 namespace {
@@ -102,6 +106,59 @@ TEST(CpuThreadsTest, MergedPartialsAreTheSameBitsForAnyNumberOfThreads) {
       EXPECT_TRUE(is_same(gradients_again[i].lse, gradients[i].lse));
     }
   }
+}
+
+TEST(CpuThreadsTest, ManyThreadsMayCallAtOnce) {
+  const std::vector<Problem> problems = many_units();
+  const Context context{.backend = Backend::cpu};
+  std::vector<ForwardResult> forward;
+  std::vector<Gradients> gradients;
+  for (const Problem& problem : problems) {
+    forward.push_back(run_forward(context, problem));
+    gradients.push_back(run_backward(context, problem, forward.back()));
+  }
+  std::vector<std::thread> callers;
+  for (std::size_t i = 0; i < problems.size(); ++i) {
+    callers.emplace_back([&, i] {
+      expect_same(run_forward(context, problems[i]), forward[i]);
+      expect_same(run_backward(context, problems[i], forward[i]), gradients[i]);
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
+// Makes a call of its own before each that it is asked to run, on the same thread.
+class NestingExecutor final : public Executor {
+ public:
+  explicit NestingExecutor(std::function<void()> call) : call_(std::move(call)) {}
+
+  int max_workers() const override { return 1; }
+  void run(int workers, const std::function<void(int worker)>& body) override {
+    if (!std::exchange(is_nested_, true)) {
+      call_();
+      is_nested_ = false;
+    }
+    for (int worker = 0; worker < workers; ++worker) body(worker);
+  }
+
+ private:
+  std::function<void()> call_;
+  bool is_nested_ = false;
+};
+
+TEST(CpuThreadsTest, CallsMayNest) {
+  const Problem problem = many_units()[2];
+  ThreadPool one(1);
+  const Context alone{.executor = &one, .backend = Backend::cpu};
+  const ForwardResult forward = run_forward(alone, problem);
+  const Gradients gradients = run_backward(alone, problem, forward);
+  NestingExecutor nesting([&] {
+    expect_same(run_forward(alone, problem), forward);
+    expect_same(run_backward(alone, problem, forward), gradients);
+  });
+  const Context context{.executor = &nesting, .backend = Backend::cpu};
+  expect_same(run_forward(context, problem), forward);
+  expect_same(run_backward(context, problem, forward), gradients);
 }
 
 // Every primitive runs on the caller's executor, with all of its workers and no more.

@@ -85,8 +85,8 @@ def test_invalid_argument(changes, words):
         ({x: tensor(2, 2, 90, 24) for x in "qkv"}, ["head_dim", "24", "16"]),
         ({x: tensor(2, 2, 90, 272) for x in "qkv"}, ["head_dim", "272", "256"]),
         ({x: tensor(2, 2, 90, 32, dtype=torch.float64) for x in "qkv"}, ["f64", "reference"]),
-        ({x: tensor(2, 2, 90, 32, dtype=torch.int8) for x in "qkv"}, ["q", "Char", "Float"]),
-        ({"q_lens": lens(1, 2, dtype=torch.int64)}, ["q_lens", "Long", "Int"]),
+        ({x: tensor(2, 2, 90, 32, dtype=torch.int8) for x in "qkv"}, ["q", "Char", "float16"]),
+        ({"q_lens": lens(1, 2, dtype=torch.int64)}, ["q_lens", "Long", "int32"]),
         ({x: tensor(2, 2, 90, 32, device="meta") for x in "qkv"}, ["q", "meta", "cpu"]),
         ({"v": tensor(2, 2, 90, 32, device="meta")}, ["v", "meta", "cpu"]),
         ({"tiles": TileMask.full(2, 4, 100, 90, device="meta")}, ["tiles", "meta", "cpu"]),
@@ -125,7 +125,7 @@ def test_the_operator_names_the_class_in_its_message():
     [
         (torch.zeros(2, 4, 1, 2).long(), r"\[2, 4, 1, 1\].*got \[2, 4, 1, 2\]"),
         (torch.zeros(2, 4, 1, 0).long(), r"\[2, 4, 1, 1\].*got \[2, 4, 1, 0\]"),
-        (torch.zeros(2, 4, 1, 1).int(), "Long.*got Int"),
+        (torch.zeros(2, 4, 1, 1).int(), "int64.*got dtype Int"),
         (torch.zeros(1, 1, 1, 1).long().expand(2, 4, 1, 1), "contiguous"),
     ],
 )

@@ -159,12 +159,14 @@ void expect_same(const ForwardResult& got, const ForwardResult& want) {
 void expect_close_to_reference(const Problem& problem,
                                const ForwardResult& forward,
                                const Gradients& got) {
-  const Gradients want = reference_backward(problem, forward);
-  const Gradients terms = gradients_before_cancellation(problem, forward);
   const double tolerance = gradient_tolerance(problem.q.dtype(), problem.max_logit());
-  EXPECT_TRUE(is_close_by_head(got.dq, want.dq, terms.dq, tolerance));
-  EXPECT_TRUE(is_close_by_head(got.dk, want.dk, terms.dk, tolerance));
-  EXPECT_TRUE(is_close_by_head(got.dv, want.dv, terms.dv, tolerance));
+  const Gradients want = reference_backward(problem, forward);
+  EXPECT_TRUE(is_close(got.dv, want.dv, tolerance));
+  if (!is_close(got.dq, want.dq, tolerance) || !is_close(got.dk, want.dk, tolerance)) {
+    const Gradients terms = gradients_before_cancellation(problem, forward);
+    EXPECT_TRUE(is_close_by_head(got.dq, want.dq, terms.dq, tolerance));
+    EXPECT_TRUE(is_close_by_head(got.dk, want.dk, terms.dk, tolerance));
+  }
   EXPECT_TRUE(got.dq.gaps_are_untouched());
   EXPECT_TRUE(got.dk.gaps_are_untouched());
   EXPECT_TRUE(got.dv.gaps_are_untouched());

@@ -159,7 +159,10 @@ Tensor random_ref(const Problem& problem, Random& random) {
   const double typical = std::log(static_cast<double>(problem.shape.k_len)) + 0.5;
   return Tensor(problem.statistics_dtype(),
                 {problem.shape.batch, problem.shape.q_heads, problem.shape.q_len}, problem.layout)
-      .generate([&] { return typical + 2 * random.normal(); });
+      .generate([&] {
+        return random.chance(0.02) ? -std::numeric_limits<double>::infinity()
+                                   : typical + 2 * random.normal();
+      });
 }
 
 void spread_scores(Problem& problem, Random& random) {

@@ -72,7 +72,8 @@ struct Problem {
 // Each tile is active with this probability.
 TileMask random_mask(const TileGrid& grid, double active_share, Random& random);
 
-// A reference lse such as an earlier step may have left: that of unit-normal logits, more or less.
+// A reference lse such as an earlier step may have left: that of unit-normal logits, more or less,
+// and of a few empty rows.
 Tensor random_ref(const Problem& problem, Random& random);
 
 // Shifts the logits of every column of tiles by a normal of standard deviation 3 of its own, so

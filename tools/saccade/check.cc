@@ -9,8 +9,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace saccade::cli {
@@ -53,9 +55,8 @@ BackendReport check_backend(Backend backend, const CheckOptions& options) {
   ProgressLine progress;
   const std::vector<int> numbers = problem_numbers(options);
   for (std::size_t i = 0; i < numbers.size(); ++i) {
-    const Problem problem = make_problem(options.seed, numbers[i]);
-    progress.show(fmt::format("{} of {}: {}", i + 1, numbers.size(), describe(problem)));
-    check_problem(problem, backend, report);
+    progress.show(fmt::format("{}: problem {} of {}", name_of(backend), i + 1, numbers.size()));
+    check_problem(make_problem(options.seed, numbers[i]), backend, report);
   }
   return report;
 }

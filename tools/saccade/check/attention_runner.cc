@@ -45,10 +45,10 @@ HostTensor AttentionRunner::statistics_like(std::span<const double> values) cons
 
 ForwardResult AttentionRunner::forward(std::span<const double> ref) const {
   const TileGrid& grid = problem_.grid;
-  const HostTensor out = queries_like({});
-  const HostTensor lse = statistics_like({});
+  HostTensor out = queries_like({});
+  HostTensor lse = statistics_like({});
   const HostTensor reference = statistics_like(ref);
-  const HostTensor scores(DType::f32, {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
+  HostTensor scores(DType::f32, {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
   TileMask marks = TileMask::full(grid);
   attention_forward(
       context_,
@@ -76,9 +76,9 @@ BackwardResult AttentionRunner::backward(std::span<const double> out,
   const HostTensor lse_tensor = statistics_like(lse);
   const HostTensor dout_tensor = queries_like(dout);
   const HostTensor dlse_tensor = statistics_like(dlse);
-  const HostTensor dq = queries_like({});
-  const HostTensor dk = keys_like({});
-  const HostTensor dv = keys_like({});
+  HostTensor dq = queries_like({});
+  HostTensor dk = keys_like({});
+  HostTensor dv = keys_like({});
   attention_backward(
       context_,
       {.q = q_.view(),
