@@ -1,25 +1,12 @@
 #include "ops.h"
 #include "tensor_views.h"
-#include "torch_context.h"
+#include "torch_executor.h"
 
 #include <saccade/attention.h>
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 namespace saccade::python {
-namespace {
-
-// f32 [batch, q_heads, q_len], f64 for f64 inputs.
-Tensor empty_lse(const Tensor& q) {
-  using torch::headeronly::ScalarType;
-  const bool is_f64 = q.scalar_type() == ScalarType::Double;
-  return torch::stable::empty({q.sizes().data(), 3},
-                              is_f64 ? ScalarType::Double : ScalarType::Float);
-}
-
-}  // namespace
-
 std::tuple<Tensor, Tensor> attention_forward(const Tensor& q,
                                              const Tensor& k,
                                              const Tensor& v,
@@ -44,9 +31,8 @@ std::tuple<Tensor, Tensor> attention_forward(const Tensor& q,
   options.block_k = grid.block_k;
 
   TorchExecutor executor;
-  Context context{.executor = &executor, .workspace = {}, .backend = {}};
-  const Workspace workspace(attention_forward_workspace_size(context, inputs, options));
-  context.workspace = workspace.span();
+  Context context;
+  context.executor = &executor;
 
   Tensor out = torch::stable::empty_like(q);
   Tensor lse = empty_lse(q);
@@ -86,9 +72,8 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(const Tensor& q,
       .scale = scale, .block_q = grid.block_q, .block_k = grid.block_k};
 
   TorchExecutor executor;
-  Context context{.executor = &executor, .workspace = {}, .backend = {}};
-  const Workspace workspace(attention_backward_workspace_size(context, inputs, options));
-  context.workspace = workspace.span();
+  Context context;
+  context.executor = &executor;
 
   Tensor dq = torch::stable::empty_like(q);
   Tensor dk = torch::stable::empty_like(k);

@@ -47,6 +47,14 @@ STABLE_TORCH_LIBRARY(saccade, library) {
   library.def(
       "merge_partials_backward(Tensor[] outs, Tensor[] lses, Tensor out, Tensor lse, Tensor dout, "
       "Tensor? dlse=None) -> (Tensor[] douts, Tensor[] dlses)");
+  library.def(
+      "lite_step(Tensor q, Tensor k, Tensor v, Tensor(a!) state, Tensor? q_lens, Tensor? k_lens, "
+      "float? scale, int block_q, int block_k, bool is_dense, float threshold, str order, "
+      "int[] protected_queries, int[] protected_keys) -> (Tensor out, Tensor lse, Tensor active)");
+  library.def(
+      "lite_plan_step(float threshold, float[] thresholds, int dense_first_steps, "
+      "int dense_last_steps, int num_steps, int step) -> (bool is_dense, float threshold)");
+  library.def("lite_must_reset(int[] last_grid, int last_step, int[] grid, int step) -> bool");
   library.def("info() -> str");
 }
 
@@ -55,9 +63,12 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
   library.impl("attention_backward", SACCADE_OP(attention_backward));
   library.impl("merge_partials", SACCADE_OP(merge_partials));
   library.impl("merge_partials_backward", SACCADE_OP(merge_partials_backward));
+  library.impl("lite_step", SACCADE_OP(lite_step));
 }
 
-// An operator without tensors has no device to be dispatched by.
+// Operators without tensors have no device to be dispatched by.
 STABLE_TORCH_LIBRARY_IMPL(saccade, CompositeExplicitAutograd, library) {
+  library.impl("lite_plan_step", SACCADE_OP(lite_plan_step));
+  library.impl("lite_must_reset", SACCADE_OP(lite_must_reset));
   library.impl("info", SACCADE_OP(info));
 }

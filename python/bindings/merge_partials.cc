@@ -1,6 +1,6 @@
 #include "ops.h"
 #include "tensor_views.h"
-#include "torch_context.h"
+#include "torch_executor.h"
 
 #include <saccade/error.h>
 #include <saccade/merge_partials.h>

@@ -53,6 +53,38 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> merge_partials_backward(
     const Tensor& dout,
     const std::optional<Tensor>& dlse);
 
+// What a schedule says about a step: whether it is dense, and its threshold.
+std::tuple<bool, double> lite_plan_step(double threshold,
+                                        const std::vector<double>& thresholds,
+                                        std::int64_t dense_first_steps,
+                                        std::int64_t dense_last_steps,
+                                        std::int64_t num_steps,
+                                        std::int64_t step);
+
+// Whether a state must start anew; grids are batch, heads, q_len, k_len, block_q, block_k, and an
+// empty last_grid is no last call.
+bool lite_must_reset(const std::vector<std::int64_t>& last_grid,
+                     std::int64_t last_step,
+                     const std::vector<std::int64_t>& grid,
+                     std::int64_t step);
+
+// One step of LiteAttention; `state` holds the words of a TileMask and is updated. Ranges are
+// begin, end, begin, end, ... Returns out, lse and the tiles computed for each head.
+std::tuple<Tensor, Tensor, Tensor> lite_step(const Tensor& q,
+                                             const Tensor& k,
+                                             const Tensor& v,
+                                             const Tensor& state,
+                                             const std::optional<Tensor>& q_lens,
+                                             const std::optional<Tensor>& k_lens,
+                                             std::optional<double> scale,
+                                             std::int64_t block_q,
+                                             std::int64_t block_k,
+                                             bool is_dense,
+                                             double threshold,
+                                             const std::string& order,
+                                             const std::vector<std::int64_t>& protected_queries,
+                                             const std::vector<std::int64_t>& protected_keys);
+
 // JSON: version, commit, backends, cpu_targets.
 std::string info();
 

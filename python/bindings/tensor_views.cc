@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
@@ -103,6 +104,12 @@ TileMaskView mask_of(const std::optional<Tensor>& words, const TileGrid& grid) {
     throw InvalidArgument("tiles must be contiguous; call .contiguous() on its words first");
   }
   return {.grid = grid, .words = static_cast<std::uint64_t*>(words->data_ptr()), .device = {}};
+}
+
+Tensor empty_lse(const Tensor& q) {
+  const bool is_f64 = q.scalar_type() == ScalarType::Double;
+  return torch::stable::empty({q.sizes().data(), 3},
+                              is_f64 ? ScalarType::Double : ScalarType::Float);
 }
 
 }  // namespace saccade::python

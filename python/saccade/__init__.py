@@ -6,11 +6,14 @@ out = saccade.attention(q, k, v, tiles=mask)       # only the active tiles of a 
 
 from .errors import Error, InvalidArgument, Unsupported
 from .functional import attention, info, merge_partials
+from .lite import LiteAttention, LiteSchedule
 from .tile_mask import TileGrid, TileMask
 
 __all__ = [
     "Error",
     "InvalidArgument",
+    "LiteAttention",
+    "LiteSchedule",
     "TileGrid",
     "TileMask",
     "Unsupported",

@@ -21,6 +21,9 @@ attention_forward = torch.ops.saccade.attention_forward.default
 attention_backward = torch.ops.saccade.attention_backward.default
 merge_partials = torch.ops.saccade.merge_partials.default
 merge_partials_backward = torch.ops.saccade.merge_partials_backward.default
+lite_step = torch.ops.saccade.lite_step.default
+lite_plan_step = torch.ops.saccade.lite_plan_step.default
+lite_must_reset = torch.ops.saccade.lite_must_reset.default
 info = torch.ops.saccade.info.default
 
 
@@ -62,6 +65,15 @@ def _(
     dlse: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     return [torch.empty_like(o) for o in outs], [torch.empty_like(x) for x in lses]
+
+
+@torch.library.register_fake("saccade::lite_step")
+def _(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, *_other_inputs: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    lse = q.new_empty(q.shape[:3], dtype=lse_dtype)
+    return torch.empty_like(q), lse, q.new_empty(q.shape[:2], dtype=torch.int64)
 
 
 def _dense_gradient(dout: Tensor | None, out: Tensor) -> Tensor:

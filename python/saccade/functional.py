@@ -51,17 +51,13 @@ def attention(
     Both are differentiable, once, in q, k and v. torch's intra-op threads do the work; results are
     the same bits for any number of them. Raises InvalidArgument or Unsupported.
     """
-    swapped = _has_length_first(layout)
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        _require_rank_4(name, tensor, layout)
-    if swapped:
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
+    swapped = has_length_first(layout)
+    q, k, v = heads_first(q, k, v, layout)
     words, block_q, block_k = None, 128, 64
     if tiles is not None:
         _require_grid_of(tiles, q, k)
         words, block_q, block_k = tiles.words, tiles.grid.block_q, tiles.grid.block_k
-    _require_cpu(q=q, k=k, v=v, tiles=words, q_lens=q_lens, k_lens=k_lens)
+    require_cpu(q=q, k=k, v=v, tiles=words, q_lens=q_lens, k_lens=k_lens)
 
     out, lse = call(_ops.attention_forward, q, k, v, words, q_lens, k_lens, scale, block_q, block_k)
     if swapped:
@@ -86,7 +82,7 @@ def merge_partials(
     and lse -inf. Both results are differentiable, once, in all inputs. Raises InvalidArgument or
     Unsupported.
     """
-    swapped = _has_length_first(layout)
+    swapped = has_length_first(layout)
     outs, lses = list(outs), list(lses)
     if not outs or len(outs) != len(lses):
         raise InvalidArgument(
@@ -97,7 +93,7 @@ def merge_partials(
         _require_rank_4(f"outs[{i}]", tensor, layout)
     if swapped:
         outs = [tensor.transpose(1, 2) for tensor in outs]
-    _require_cpu(
+    require_cpu(
         **{f"outs[{i}]": tensor for i, tensor in enumerate(outs)},
         **{f"lses[{i}]": tensor for i, tensor in enumerate(lses)},
     )
@@ -114,7 +110,17 @@ def info() -> dict[str, Any]:
     return {**json.loads(_ops.info()), "torch": torch.__version__}
 
 
-def _has_length_first(layout: str) -> bool:
+def heads_first(q: Tensor, k: Tensor, v: Tensor, layout: str) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v as views [batch, heads, length, head_dim]."""
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        _require_rank_4(name, tensor, layout)
+    if has_length_first(layout):
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return q, k, v
+
+
+def has_length_first(layout: str) -> bool:
+    """Whether the layout is "bshd"; raises InvalidArgument for a name that is no layout."""
     if layout not in ("bhsd", "bshd"):
         raise InvalidArgument(f'layout must be "bhsd" or "bshd", got {layout!r}')
     return layout == "bshd"
@@ -140,7 +146,7 @@ def _require_grid_of(tiles: TileMask, q: Tensor, k: Tensor) -> None:
     raise InvalidArgument(f"tiles are for ({tiles.grid}), but q and k need ({grid})")
 
 
-def _require_cpu(**tensors: Tensor | None) -> None:
+def require_cpu(**tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is not None and tensor.device.type != "cpu":
             raise Unsupported(

@@ -93,7 +93,8 @@ void BackendReport::print() const {
   for (const auto& [key, row] : rows_) {
     const bool is_exact = row.cap == 0;
     fmt::print("{:<27}{:<7}{:>9}{:>13}{:>10}  {}\n", name_of(key.first), name_of(key.second),
-               row.problems, fmt::format(is_exact ? "{:.0f}" : "{:.2e}", row.worst),
+               row.problems,
+               is_exact ? fmt::format("{:.0f}", row.worst) : fmt::format("{:.2e}", row.worst),
                is_exact ? "exact" : fmt::format("{:.0e}", row.cap),
                row.failed ? fmt::format("{} FAILED", row.failed) : "passed");
   }

@@ -2,13 +2,7 @@
 
 #include <saccade/executor.h>
 
-#include <torch/csrc/stable/tensor.h>
-
-#include <cstddef>
 #include <functional>
-#include <span>
-
-// What a saccade::Context needs, from torch.
 
 namespace saccade::python {
 
@@ -24,18 +18,6 @@ class TorchExecutor final : public Executor {
  private:
   // Read once: the workspace is sized for this many, whatever another thread sets meanwhile.
   const int max_workers_;
-};
-
-// Scratch memory from torch's allocator, aligned as Context asks.
-class Workspace {
- public:
-  explicit Workspace(std::size_t bytes);
-
-  std::span<std::byte> span() const { return span_; }
-
- private:
-  torch::stable::Tensor memory_;
-  std::span<std::byte> span_;
 };
 
 }  // namespace saccade::python

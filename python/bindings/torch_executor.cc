@@ -1,24 +1,12 @@
-#include "torch_context.h"
+#include "torch_executor.h"
 
 #include <torch/csrc/stable/ops.h>
 
 #include <cstdint>
 #include <exception>
-#include <memory>
 #include <mutex>
 
 namespace saccade::python {
-namespace {
-
-constexpr std::size_t kAlignment = 64;
-
-torch::stable::Tensor allocate(std::size_t bytes) {
-  const std::int64_t size = static_cast<std::int64_t>(bytes);
-  return torch::stable::empty({&size, 1}, torch::headeronly::ScalarType::Byte);
-}
-
-}  // namespace
-
 TorchExecutor::TorchExecutor() : max_workers_(static_cast<int>(torch::stable::get_num_threads())) {}
 
 void TorchExecutor::run(int workers, const std::function<void(int worker)>& body) {
@@ -36,13 +24,6 @@ void TorchExecutor::run(int workers, const std::function<void(int worker)>& body
     }
   });
   if (first_error) std::rethrow_exception(first_error);
-}
-
-Workspace::Workspace(std::size_t bytes) : memory_(allocate(bytes + kAlignment)) {
-  void* begin = memory_.mutable_data_ptr();
-  std::size_t space = bytes + kAlignment;
-  std::align(kAlignment, bytes, begin, space);
-  span_ = {static_cast<std::byte*>(begin), bytes};
 }
 
 }  // namespace saccade::python

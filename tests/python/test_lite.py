@@ -1,0 +1,134 @@
+"""LiteAttention: what is skipped, what starts anew, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import saccade
+import torch
+from torch import Tensor
+
+GRID = dict(q_len=300, k_len=300)
+
+
+def drifting(step: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v of a step: keys in clusters, so that many tiles are negligible, and slow change."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = 3 * torch.randn(1, 2, 5, 64, generator=generator).repeat_interleave(60, dim=2)
+    q, k, v = (torch.randn(1, 2, 300, 64, generator=generator) for _ in range(3))
+    return centres + q + 0.02 * step, centres + k, v
+
+
+def run(lite: saccade.LiteAttention, steps: int, **call: object) -> list[Tensor]:
+    return [lite(*drifting(step), step=step, **call) for step in range(steps)]
+
+
+def test_minus_infinity_is_dense_bit_for_bit() -> None:
+    full = saccade.TileMask.full(1, 2, **GRID)
+    for step, out in enumerate(run(saccade.LiteAttention(threshold=-math.inf), 4)):
+        assert torch.equal(out, saccade.attention(*drifting(step), tiles=full))
+
+
+def test_a_step_computes_what_earlier_ones_left() -> None:
+    lite = saccade.LiteAttention(threshold=-6.0, block_q=64)
+    lite(*drifting(0), step=0)
+    for step in range(1, 4):
+        mask = lite.mask()
+        before = saccade.TileMask(mask.grid, mask.words.clone())
+        out = lite(*drifting(step), step=step)
+        assert torch.equal(out, saccade.attention(*drifting(step), tiles=before))
+        assert (lite.mask() - before).count() == 0
+        assert lite.statistics[-1].sparsity == pytest.approx(before.sparsity())
+    assert lite.mask().sparsity() > 0.2
+
+
+def test_branches_do_not_share_tiles() -> None:
+    alone = saccade.LiteAttention(threshold=-6.0)
+    both = saccade.LiteAttention(threshold=-6.0)
+    for step in range(3):
+        alone(*drifting(step), step=step, branch="cond")
+        both(*drifting(step), step=step, branch="cond")
+        both(*drifting(step, seed=1), step=step, branch="uncond")
+    assert torch.equal(alone.mask("cond").words, both.mask("cond").words)
+    assert not torch.equal(both.mask("cond").words, both.mask("uncond").words)
+
+
+@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
+def test_layouts_agree(layout: str) -> None:
+    lite = saccade.LiteAttention(threshold=-6.0, layout=layout)
+    expected = run(saccade.LiteAttention(threshold=-6.0), 3)
+    for step in range(3):
+        q, k, v = drifting(step)
+        if layout == "bshd":
+            q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+        out = lite(q, k, v, step=torch.tensor(step))
+        assert torch.equal(out.transpose(1, 2) if layout == "bshd" else out, expected[step])
+
+
+def test_a_second_generation_starts_full() -> None:
+    lite = saccade.LiteAttention(threshold=-6.0)
+    first = run(lite, 3)
+    second = run(lite, 3)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert len(lite.statistics) == 3
+
+
+def test_other_problems_start_full() -> None:
+    lite = saccade.LiteAttention(threshold=-6.0)
+    run(lite, 3)
+    q, k, v = drifting(3)
+    longer = lite(q, torch.cat([k, k], dim=2), torch.cat([v, v], dim=2), step=3)
+    assert torch.equal(longer, saccade.LiteAttention(threshold=-6.0)(
+        q, torch.cat([k, k], dim=2), torch.cat([v, v], dim=2), step=3
+    ))
+    assert lite.mask().grid.k_len == 600
+
+
+def test_dense_steps_and_protected_tokens() -> None:
+    schedule = saccade.LiteSchedule(
+        threshold=0.0, dense_first_steps=2, dense_last_steps=1, num_steps=4
+    )
+    lite = saccade.LiteAttention(schedule, protected_keys=[(100, 101)], order="alternating")
+    run(lite, 4)
+    assert [entry.is_dense for entry in lite.statistics] == [True, True, False, True]
+    assert [entry.sparsity == 0 for entry in lite.statistics] == [True, True, False, True]
+    assert lite.mask().to_dense()[..., 1].all()
+
+
+def test_refusals_name_the_way_out() -> None:
+    lite = saccade.LiteAttention()
+    q, k, v = drifting(0)
+    with pytest.raises(saccade.Unsupported, match="no_grad"):
+        lite(q.requires_grad_(), k, v, step=0)
+    q = q.detach()
+    with pytest.raises(saccade.InvalidArgument, match="step is -1"):
+        lite(q, k, v, step=-1)
+    with pytest.raises(saccade.InvalidArgument, match="none yet"):
+        lite.mask("cond")
+    lite(q, k, v, step=0)
+    with pytest.raises(saccade.InvalidArgument, match="branches so far: 'cond'"):
+        lite.mask("uncond")
+    with pytest.raises(saccade.InvalidArgument, match="threshold is 1"):
+        saccade.LiteAttention(threshold=1.0)
+    with pytest.raises(saccade.InvalidArgument, match="threshold is nan"):
+        saccade.LiteSchedule(math.nan)
+    with pytest.raises(saccade.InvalidArgument, match="not both"):
+        saccade.LiteAttention(saccade.LiteSchedule(), threshold=-1.0)
+    with pytest.raises(saccade.InvalidArgument, match="order must be"):
+        saccade.LiteAttention(order="random")
+    with pytest.raises(saccade.InvalidArgument, match="block_k must be 64 or 128"):
+        saccade.LiteAttention(block_k=32)
+    with pytest.raises(saccade.InvalidArgument, match="num_steps is unknown"):
+        saccade.LiteSchedule(dense_last_steps=1)
+    with pytest.raises(saccade.InvalidArgument, match=r"\[0, 301\)"):
+        saccade.LiteAttention(protected_queries=[(0, 301)])(q, k, v, step=0)
+
+
+def test_operator_mutates_only_its_state() -> None:
+    q, k, v = drifting(0)
+    words = saccade.TileMask.full(1, 2, **GRID).words
+    torch.library.opcheck(
+        torch.ops.saccade.lite_step,
+        (q, k, v, words, None, None, None, 128, 64, False, -6.0, "linear", [], []),
+    )
