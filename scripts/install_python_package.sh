@@ -14,6 +14,7 @@ wanted=$(
 
 echo "Installing the Python package into .venv"
 rm -f "$stamp"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+# The compiler of build/cpu: Python would choose its own name for it, and ccache would miss.
+CXX=${CXX:-c++} .venv/bin/python -m pip install --quiet --disable-pip-version-check \
   --no-build-isolation --no-deps .
 echo "$wanted" >"$stamp"

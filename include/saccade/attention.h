@@ -22,24 +22,25 @@
 namespace saccade {
 
 struct AttentionInputs {
-  TensorView q, k, v;
+  TensorView q{}, k{}, v{};
 
   // Absent = dense. Its grid must be that of q and k. A tile whose bit is zero is not touched: its
   // keys take no part in the softmax of its rows.
-  TileMaskView tiles;
+  TileMaskView tiles{};
 
   // i32 [batch], each in [0, q_len] and [0, k_len]; absent = full length. Rows and keys beyond them
   // are never read (they may hold NaN).
-  TensorView q_lens, k_lens;
+  TensorView q_lens{}, k_lens{};
 
-  // f32 [batch, q_heads, q_len]: the lse of an earlier step. Given, scores are measured against it
-  // (see AttentionForwardOutputs::scores); absent, against the running row maximum.
-  TensorView ref;
+  // f32 (f64 with f64 inputs) [batch, q_heads, q_len]: the lse of an earlier step. Given, scores
+  // are measured against it (see AttentionForwardOutputs::scores); absent, against the running row
+  // maximum.
+  TensorView ref{};
 };
 
 struct AttentionForwardOptions {
-  std::optional<double> scale;      // absent = 1 / sqrt(head_dim); any finite value
-  std::optional<double> threshold;  // <= 0, log2 units; needed for, and only with, marks
+  std::optional<double> scale{};      // absent = 1 / sqrt(head_dim); any finite value
+  std::optional<double> threshold{};  // <= 0, log2 units; needed for, and only with, marks
   VisitOrder order = VisitOrder::linear;
   // Tile size of a call without `tiles`; with `tiles`, its grid decides.
   int block_q = 128;
@@ -49,15 +50,15 @@ struct AttentionForwardOptions {
 struct AttentionForwardOutputs {
   // [batch, q_heads, q_len, head_dim], dtype of q, unit stride in head_dim. A row without an active
   // key, and every row beyond q_lens, becomes 0.
-  TensorView out;
+  TensorView out{};
 
   // Optional, f32 (f64 with f64 inputs) [batch, q_heads, q_len], natural log; -inf where out is 0
   // for want of keys.
-  TensorView lse;
+  TensorView lse{};
 
   // Optional: the tiles that were computed and whose score is <= threshold; they need not be
   // computed from the next step on. A threshold of -inf marks nothing. Every word is written.
-  TileMaskView marks;
+  TileMaskView marks{};
 
   // Optional, f32 [batch, q_heads, q_tiles, k_tiles], densely packed: 4 bytes per tile against
   // 1/8 byte for marks. For each computed tile
@@ -67,7 +68,7 @@ struct AttentionForwardOutputs {
   //     (ref[r] - lse[r])), so that 2^score bounds the tile's largest softmax weight of this step;
   // both capped at 0. NaN anywhere in it makes the score NaN, which never marks. Tiles that are not
   // computed, or hold no valid key, get -inf.
-  TensorView scores;
+  TensorView scores{};
 };
 
 // How a backend walks one row of tiles: a function of the problem only, never of the number of
@@ -102,24 +103,24 @@ void attention_forward(const Context& context,
                        const AttentionForwardOutputs& outputs);
 
 struct AttentionBackwardInputs {
-  TensorView q, k, v;         // as in the forward call
-  TileMaskView tiles;         // as in the forward call
-  TensorView q_lens, k_lens;  // as in the forward call
-  TensorView out, lse;        // what the forward call wrote
-  TensorView dout;            // gradient of out: its shape and dtype, unit stride in head_dim
-  TensorView dlse;            // gradient of lse: its shape and dtype; absent = zero
+  TensorView q{}, k{}, v{};       // as in the forward call
+  TileMaskView tiles{};           // as in the forward call
+  TensorView q_lens{}, k_lens{};  // as in the forward call
+  TensorView out{}, lse{};        // what the forward call wrote
+  TensorView dout{};              // gradient of out: its shape and dtype, unit stride in head_dim
+  TensorView dlse{};              // gradient of lse: its shape and dtype; absent = zero
 };
 
 struct AttentionBackwardOptions {
-  std::optional<double> scale;  // as in the forward call
-  int block_q = 128;            // as in the forward call
+  std::optional<double> scale{};  // as in the forward call
+  int block_q = 128;              // as in the forward call
   int block_k = 64;
 };
 
 // Shapes and dtypes of q, k and v, unit stride in head_dim. Every element is written; those of rows
 // and keys beyond q_lens and k_lens become 0.
 struct AttentionBackwardOutputs {
-  TensorView dq, dk, dv;
+  TensorView dq{}, dk{}, dv{};
 };
 
 // Bytes of workspace that the call needs: O((q_len + k_len) * head_dim) for a bounded group of

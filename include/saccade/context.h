@@ -22,11 +22,11 @@ struct Context {
   // *_workspace_size. Its contents mean nothing before and after the call; one workspace must not
   // serve two calls at the same time. Empty = memory that saccade keeps for the calling thread, as
   // large as its largest call so far; calls that need more than 256 MiB allocate and free it.
-  std::span<std::byte> workspace;
+  std::span<std::byte> workspace{};
 
   // The backend for host tensors. Absent = what the environment variable SACCADE_BACKEND says
   // (reference | cpu), else cpu.
-  std::optional<Backend> backend;
+  std::optional<Backend> backend{};
 };
 
 // The backend that a call with this context uses. Throws InvalidArgument if SACCADE_BACKEND names

@@ -41,8 +41,8 @@ class ThreadPool final : public Executor {
 };
 
 // The process-wide pool: one thread for each CPU that this process may run on, or as many as
-// SACCADE_NUM_THREADS says (read once, 1 to 4096). Throws InvalidArgument if that is no such number.
-// Never destroyed.
+// SACCADE_NUM_THREADS says (read once, 1 to 4096). Throws InvalidArgument if that is no such
+// number. Never destroyed.
 Executor& default_executor();
 
 }  // namespace saccade

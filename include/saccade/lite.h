@@ -22,7 +22,7 @@ struct Schedule {
   double threshold = -8.0;
 
   // Thresholds of single steps; entry i is that of step i. Empty = `threshold` for all of them.
-  std::vector<double> thresholds;
+  std::vector<double> thresholds{};
 
   // The first and last steps compute every tile, and mark tiles like any other step.
   std::int64_t dense_first_steps = 1;
@@ -65,7 +65,7 @@ class Clock {
 
 // What the state of one layer and branch was last used for.
 struct LastCall {
-  TileGrid grid;
+  TileGrid grid{};
   std::int64_t step = 0;
 };
 
@@ -74,12 +74,12 @@ struct LastCall {
 bool must_reset(const std::optional<LastCall>& last, const LastCall& now);
 
 struct StepOptions {
-  StepPlan plan;
-  std::optional<double> scale;  // absent = 1 / sqrt(head_dim)
+  StepPlan plan{};
+  std::optional<double> scale{};  // absent = 1 / sqrt(head_dim)
   VisitOrder order = VisitOrder::linear;
   // Tokens whose tiles are never skipped (text, audio), rounded outward to tiles.
-  std::span<const TokenRange> protected_queries;
-  std::span<const TokenRange> protected_keys;
+  std::span<const TokenRange> protected_queries{};
+  std::span<const TokenRange> protected_keys{};
 };
 
 // One step: attention over the active tiles of `state` (over all tiles if the plan is dense), then

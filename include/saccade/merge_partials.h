@@ -9,8 +9,8 @@ namespace saccade {
 
 // Attention of the same queries over one of several disjoint sets of keys, or its gradient.
 struct Partial {
-  TensorView out;  // [batch, heads, q_len, head_dim], unit stride in head_dim
-  TensorView lse;  // f32 (f64 with f64 out) [batch, heads, q_len], natural log
+  TensorView out{};  // [batch, heads, q_len, head_dim], unit stride in head_dim
+  TensorView lse{};  // f32 (f64 with f64 out) [batch, heads, q_len], natural log
 };
 
 // Attention over the union of the sets:

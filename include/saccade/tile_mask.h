@@ -29,9 +29,9 @@ struct TileRange {
 // counted from the least significant, is tile t of the row; padding bits are zero.
 // A default-constructed view means "absent".
 struct TileMaskView {
-  TileGrid grid;
+  TileGrid grid{};
   std::uint64_t* words = nullptr;
-  Device device;
+  Device device{};
 
   explicit operator bool() const { return words != nullptr; }
 

@@ -64,7 +64,8 @@ TEST(CpuSpecialValuesTest, NaNReachesWhatItMustAndNothingElse) {
         problem.set_lengths({150, 77}, {101, 200});
         if (random.chance(0.5)) problem.ref = random_ref(problem, random);
         Tensor& tensor = problem.*poisoned;
-        tensor.set_bits(tensor.index(0, 1, random.integer(0, 63), random.integer(0, 15)), bits);
+        const std::int64_t token = random.integer(0, 63);
+        tensor.set_bits(tensor.index(0, 1, token, random.integer(0, 15)), bits);
         SCOPED_TRACE(testing::Message() << problem.describe() << ", bits " << std::hex << bits);
 
         const ForwardResult forward = run_forward(kCpu, problem);

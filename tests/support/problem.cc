@@ -189,8 +189,9 @@ Problem hostile_problem(std::uint64_t seed) {
                      .block_q = random.pick({64, 128}),
                      .block_k = random.pick({64, 128})};
   shape.q_heads = shape.k_heads * random.integer(1, 3);
-  Problem problem(shape, random.pick({DType::f32, DType::f16, DType::bf16}), random,
-                  random.pick({Layout::bhsd, Layout::bshd, Layout::padded}));
+  const DType dtype = random.pick({DType::f32, DType::f16, DType::bf16});
+  const Layout layout = random.pick({Layout::bhsd, Layout::bshd, Layout::padded});
+  Problem problem(shape, dtype, random, layout);
   if (random.chance(0.7)) {
     problem.tiles = random_mask(shape.grid(), random.pick({0.0, 0.2, 0.5, 0.9}), random);
   }

@@ -28,8 +28,9 @@ class Random {
     return low + static_cast<std::int64_t>(uniform() * static_cast<double>(high - low + 1));
   }
 
-  // In [1, high], small ones as often as large ones.
+  // In [1, high]: mostly of a random order of magnitude, else of any size.
   std::int64_t length(std::int64_t high) {
+    if (chance(0.25)) return integer(1, high);
     return static_cast<std::int64_t>(std::pow(static_cast<double>(high + 1), uniform()));
   }
 

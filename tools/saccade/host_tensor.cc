@@ -144,7 +144,7 @@ double round_to(DType dtype, double value) {
 
 AlignedMemory::AlignedMemory(std::size_t bytes)
     : lines_((bytes + sizeof(CacheLine) - 1) / sizeof(CacheLine)) {
-  std::memset(lines_.data(), 0xff, lines_.size() * sizeof(CacheLine));
+  for (CacheLine& line : lines_) std::memset(&line, 0xff, sizeof(line));
 }
 
 std::span<std::byte> AlignedMemory::bytes() {
