@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 stamp=.venv/saccade.stamp
 wanted=$(
-  find CMakeLists.txt pyproject.toml README.md LICENSE cmake include python src \
+  find CMakeLists.txt pyproject.toml README.md LICENSE cmake include python src tools \
     -name __pycache__ -prune -o -type f -print0 | sort --zero-terminated | xargs --null sha256sum
   cat .venv/requirements.stamp
 )
