@@ -1,6 +1,6 @@
 """saccade against torch's own attention on this CPU, side by side in one process.
 
-    python benchmarks/cpu_vs_torch.py [--threads 2] [--rounds 9] [--json result.json]
+    python benchmarks/cpu_vs_torch.py [--threads 2] [--rounds 9] [--dtypes f32] [--json FILE]
 
 Two comparisons, each a ratio of two timings taken one right after the other:
   dense   saccade.attention beside scaled_dot_product_attention (below 1: saccade is faster)
@@ -95,11 +95,12 @@ def forward_and_backward(
     }
 
 
-def pairs() -> Iterator[Pair]:
+def pairs(dtypes: list[str]) -> Iterator[Pair]:
     """Every comparison, in the order of the table."""
     sdpa = torch.nn.functional.scaled_dot_product_attention
     for head_dim in (64, 128):
-        for name, dtype in DTYPES.items():
+        for name in dtypes:
+            dtype = DTYPES[name]
             generator = torch.Generator().manual_seed(0)
             shape = (BATCH, HEADS, LENGTH, head_dim)
             *inputs, dout = (torch.randn(shape, generator=generator).to(dtype) for _ in range(4))
@@ -152,6 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's choice)")
     parser.add_argument("--rounds", type=int, default=9, help="timings of each side of a pair")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--json", type=Path, help="also write the rows and the machine here")
     arguments = parser.parse_args()
     if arguments.rounds < 2:
@@ -160,7 +162,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
 
     console = Console()
-    comparisons = list(pairs())
+    comparisons = list(pairs(arguments.dtypes))
     with Progress(console=console, transient=True) as progress:
         rows = [pair.measure(arguments.rounds) for pair in progress.track(comparisons)]
     print_table(rows, console)
@@ -173,7 +175,9 @@ def main() -> None:
             "shape": {"batch": BATCH, "heads": HEADS, "length": LENGTH},
             "rows": [asdict(row) for row in rows],
         }
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        unfinished = arguments.json.with_name(arguments.json.name + ".unfinished")
+        unfinished.write_text(json.dumps(record, indent=2) + "\n")
+        unfinished.replace(arguments.json)
 
 
 if __name__ == "__main__":

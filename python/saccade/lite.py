@@ -163,9 +163,7 @@ class LiteAttention:
         )
         state.step = step
         tiles = math.prod(state.mask.grid.shape[2:])
-        self.statistics.append(
-            StepStatistics(branch, step, is_dense, threshold, active, tiles)
-        )
+        self.statistics.append(StepStatistics(branch, step, is_dense, threshold, active, tiles))
         if has_length_first(self.layout):
             out = out.transpose(1, 2)
         return (out, lse) if return_lse else out

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-import saccade
 import torch
 from torch import Tensor
+
+import saccade
 
 GRID = dict(q_len=300, k_len=300)
 
@@ -79,9 +80,12 @@ def test_other_problems_start_full() -> None:
     run(lite, 3)
     q, k, v = drifting(3)
     longer = lite(q, torch.cat([k, k], dim=2), torch.cat([v, v], dim=2), step=3)
-    assert torch.equal(longer, saccade.LiteAttention(threshold=-6.0)(
-        q, torch.cat([k, k], dim=2), torch.cat([v, v], dim=2), step=3
-    ))
+    assert torch.equal(
+        longer,
+        saccade.LiteAttention(threshold=-6.0)(
+            q, torch.cat([k, k], dim=2), torch.cat([v, v], dim=2), step=3
+        ),
+    )
     assert lite.mask().grid.k_len == 600
 
 
