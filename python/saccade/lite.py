@@ -96,7 +96,8 @@ class LiteAttention:
         scale: logits are scale * q k^T. None is 1 / sqrt(head_dim).
         layout: "bhsd" or "bshd", as for saccade.attention.
 
-    ``statistics`` holds one entry for each call of the current generation. Inference only: calls under autograd raise Unsupported.
+    ``statistics`` holds one entry for each call of the current generation. Inference only: calls
+    under autograd raise Unsupported.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class LiteAttention:
         return self._states[branch].mask
 
     def reset(self) -> None:
-        """Forgets all branches and the statistics; the next call of each starts with a full mask."""
+        """Forgets all branches and statistics; the next call of each starts with a full mask."""
         self._states.clear()
         self.statistics.clear()
 

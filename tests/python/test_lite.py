@@ -10,7 +10,7 @@ from torch import Tensor
 
 import saccade
 
-GRID = dict(q_len=300, k_len=300)
+GRID = {"q_len": 300, "k_len": 300}
 
 
 def drifting(step: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
