@@ -162,10 +162,12 @@ TEST(CpuSpecialValuesTest, LogitsOfMinusInfinityHaveNoWeight) {
       }
     }
     problem.wants_scores = true;
-    problem.threshold = -2.0;
     if (has_ref) problem.ref = random_ref(problem, random);
-    SCOPED_TRACE(problem.describe());
-    expect_close(problem, run_forward(kCpu, problem), reference_forward(problem));
+    for (const double threshold : {-2.0, -kInfinity}) {
+      problem.threshold = threshold;
+      SCOPED_TRACE(problem.describe());
+      expect_close(problem, run_forward(kCpu, problem), reference_forward(problem));
+    }
   }
 }
 

@@ -10,6 +10,7 @@
 namespace saccade::test {
 namespace {
 
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 Tensor random_tensor(DType dtype, std::vector<std::int64_t> shape, Layout layout, Random& random) {
@@ -159,10 +160,7 @@ Tensor random_ref(const Problem& problem, Random& random) {
   const double typical = std::log(static_cast<double>(problem.shape.k_len)) + 0.5;
   return Tensor(problem.statistics_dtype(),
                 {problem.shape.batch, problem.shape.q_heads, problem.shape.q_len}, problem.layout)
-      .generate([&] {
-        return random.chance(0.02) ? -std::numeric_limits<double>::infinity()
-                                   : typical + 2 * random.normal();
-      });
+      .generate([&] { return random.chance(0.02) ? -kInfinity : typical + 2 * random.normal(); });
 }
 
 void spread_scores(Problem& problem, Random& random) {
@@ -199,7 +197,9 @@ Problem hostile_problem(std::uint64_t seed) {
   if (random.chance(0.4)) problem.scale = usual * random.pick({-1.0, 0.0, 0.01, 5.0, -20.0});
   problem.order = random.pick({VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial});
   problem.wants_scores = random.chance(0.5);
-  if (random.chance(0.6)) problem.threshold = -std::exp2(4 * random.uniform());
+  if (random.chance(0.6)) {
+    problem.threshold = random.pick({0.0, -kInfinity, -1.0, -2.0, -4.0, -8.0});
+  }
   const bool decides = problem.wants_scores || problem.threshold;
   if (decides && random.chance(0.5)) problem.ref = random_ref(problem, random);
   if (decides && random.chance(0.7)) spread_scores(problem, random);
