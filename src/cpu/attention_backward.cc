@@ -50,6 +50,12 @@ HWY_INLINE void softmax_gradient(const QueryBuffers& query,
   }
 }
 
+std::int64_t keys_of(const BackwardProblem& problem, const ColumnOfTiles& column) {
+  const std::int64_t block_k = problem.grid.block_k;
+  return std::clamp<std::int64_t>(problem.valid_keys(column.batch) - column.k_tile * block_k, 0,
+                                  block_k);
+}
+
 // One column of tiles: all that its keys and values give and receive.
 class BackwardColumn {
  public:
@@ -61,28 +67,39 @@ class BackwardColumn {
         scratch_(scratch),
         head_dim_(problem.head_dim),
         width_(panel_width()),
-        keys_(std::clamp<std::int64_t>(
-            problem.valid_keys(column.batch) - column.k_tile * problem.grid.block_k,
-            0,
-            problem.grid.block_k)) {}
+        keys_(keys_of(problem, column)) {}
 
-  // Adds some queries of one row of tiles, and fetches what the `next` ones will read.
+  // What the visit after this one will read: its queries and, if this one is the last of its
+  // column, the keys and values of the next column.
+  struct Next {
+    QueryBuffers query;
+    bool is_last = false;
+    const float* k = nullptr;
+    const float* v = nullptr;
+    std::ptrdiff_t keys = 0;
+  };
+
+  // Adds some queries of one row of tiles; meanwhile fetches what comes next.
   void visit_queries(const QueryBuffers& query,
                      std::ptrdiff_t queries,
                      bool starts_dq,
-                     const QueryBuffers& next) {
+                     const Next& next) {
     const std::ptrdiff_t panel_floats = width_ * head_dim_;
-    const auto fetch = [&](const float* buffer, std::ptrdiff_t floats, std::ptrdiff_t rows) {
-      return Prefetch::slice(buffer, floats, BlockCut(rows).blocks());
-    };
+    const std::ptrdiff_t key_blocks = BlockCut(keys_).blocks();
+    const std::ptrdiff_t keys_per_panel = next.keys * head_dim_ / panels(queries);
     for (std::ptrdiff_t first = 0; first < queries; first += width_) {
       float* s = scratch_.s + first;
       float* dp = scratch_.dp + first;
       const std::ptrdiff_t panel = first * head_dim_;
-      multiply<Start::zero>(keys_by_panel(column_.k, query.q_panels + panel, s), nullptr, nullptr,
-                            fetch(next.q_panels + panel, panel_floats, keys_));
-      multiply<Start::zero>(keys_by_panel(column_.v, query.dout_panels + panel, dp), nullptr,
-                            nullptr, fetch(next.dout_panels + panel, panel_floats, keys_));
+      const std::ptrdiff_t next_keys = first / width_ * keys_per_panel;
+      multiply<Start::zero>(
+          keys_by_panel(column_.k, query.q_panels + panel, s), nullptr, nullptr,
+          Prefetch(key_blocks, Region::of(next.query.q_panels + panel, panel_floats),
+                   Region::of(next.k + next_keys, keys_per_panel)));
+      multiply<Start::zero>(
+          keys_by_panel(column_.v, query.dout_panels + panel, dp), nullptr, nullptr,
+          Prefetch(key_blocks, Region::of(next.query.dout_panels + panel, panel_floats),
+                   Region::of(next.v + next_keys, keys_per_panel)));
       softmax_gradient(query, first, keys_, scratch_.stride, s, dp);
       const Product dq = {.a = column_.k,
                           .a_row = 1,
@@ -93,19 +110,23 @@ class BackwardColumn {
                           .c_row = width_,
                           .rows = head_dim_,
                           .depth = keys_};
-      const Prefetch prefetch = fetch(next.dq_panels + panel, panel_floats, head_dim_);
+      const Prefetch prefetch(BlockCut(head_dim_).blocks(),
+                              Region::of(next.query.dq_panels + panel, panel_floats));
       starts_dq ? multiply<Start::zero>(dq, nullptr, nullptr, prefetch)
                 : multiply<Start::add>(dq, nullptr, nullptr, prefetch);
     }
+    const AttentionBackwardOutputs& outputs = problem_.outputs;
     for (std::ptrdiff_t column = 0; column < head_dim_; column += width_) {
       const std::ptrdiff_t strip = column * problem_.grid.block_q;
       const std::ptrdiff_t strip_floats = queries * width_;
       add_strip(scratch_.s, query.dout_strips + strip, queries,
                 scratch_.dv + column * problem_.grid.block_k,
-                fetch(next.dout_strips + strip, strip_floats, keys_));
+                Prefetch(key_blocks, Region::of(next.query.dout_strips + strip, strip_floats),
+                         next.is_last ? stored_region(outputs.dv, column) : Region()));
       add_strip(scratch_.dp, query.q_strips + strip, queries,
                 scratch_.dk + column * problem_.grid.block_k,
-                fetch(next.q_strips + strip, strip_floats, keys_));
+                Prefetch(key_blocks, Region::of(next.query.q_strips + strip, strip_floats),
+                         next.is_last ? stored_region(outputs.dk, column) : Region()));
     }
     is_empty_ = false;
   }
@@ -117,6 +138,17 @@ class BackwardColumn {
   }
 
  private:
+  std::ptrdiff_t panels(std::ptrdiff_t queries) const { return (queries + width_ - 1) / width_; }
+
+  // Where one strip of dK or dV will be stored.
+  Region stored_region(const TensorView& to, std::ptrdiff_t column) const {
+    const std::ptrdiff_t element = static_cast<std::ptrdiff_t>(size_of(to.dtype));
+    const std::int64_t offset = column_.batch * to.strides[0] + column_.key_head * to.strides[1] +
+                                column_.k_tile * problem_.grid.block_k * to.strides[2] + column;
+    return {static_cast<const char*>(to.data) + offset * element,
+            std::min(width_, head_dim_ - column) * element, to.strides[2] * element, keys_};
+  }
+
   // rows (K or V) times a panel of queries (or output gradients).
   Product keys_by_panel(const float* rows, const float* panel, float* c) const {
     return {.a = rows,
@@ -173,22 +205,53 @@ class BackwardColumn {
   bool is_empty_ = true;
 };
 
-// The active rows of tiles of one column, as head_of_group * q_tiles + q_tile.
-std::int64_t list_column(const BackwardProblem& problem,
-                         const ColumnOfTiles& column,
-                         std::int32_t* rows) {
-  if (column.k_tile >= problem.valid_k_tiles(column.batch)) return 0;
+// Calls visit(head_of_group * q_tiles + q_tile) for the active rows of tiles of one column until it
+// returns false.
+template <typename F>
+void for_each_row(const BackwardProblem& problem, const ColumnOfTiles& column, F&& visit) {
+  if (column.k_tile >= problem.valid_k_tiles(column.batch)) return;
   const std::int64_t group = problem.heads_per_key_head();
   const std::int64_t first_head = column.batch * problem.grid.heads + column.key_head * group;
-  std::int64_t listed = 0;
   for (std::int64_t h = 0; h < group; ++h) {
     for (std::int64_t q_tile = 0; q_tile < problem.valid_q_tiles(column.batch); ++q_tile) {
       if (!is_active(problem, first_head + h, q_tile, column.k_tile)) continue;
-      rows[listed++] = static_cast<std::int32_t>(h * problem.grid.q_tiles() + q_tile);
+      if (!visit(static_cast<std::int32_t>(h * problem.grid.q_tiles() + q_tile))) return;
     }
   }
+}
+
+std::int64_t list_column(const BackwardProblem& problem,
+                         const ColumnOfTiles& column,
+                         std::int32_t* rows) {
+  std::int64_t listed = 0;
+  for_each_row(problem, column, [&](std::int32_t row) {
+    rows[listed++] = row;
+    return true;
+  });
   return listed;
 }
+
+// The visit that a slot begins with after column `k_tile`.
+struct VisitAfterColumn {
+  VisitAfterColumn(const BackwardProblem& problem,
+                   const Slot& slot,
+                   const HeadBuffers& buffers,
+                   std::int64_t k_tile) {
+    while (keys == 0 && ++k_tile < problem.grid.k_tiles()) {
+      if (buffers.slot_of_column[k_tile] != slot.index) continue;
+      column = buffers.column(problem, slot, k_tile);
+      for_each_row(problem, column, [&](std::int32_t first) {
+        row = first;
+        keys = keys_of(problem, column);
+        return false;
+      });
+    }
+  }
+
+  std::int32_t row = 0;
+  ColumnOfTiles column{};
+  std::int64_t keys = 0;  // of the column; 0 = there is no further visit
+};
 
 // Visits the tiles of one column in pieces of at most `chunk` queries.
 void visit_column(const BackwardProblem& problem,
@@ -196,23 +259,31 @@ void visit_column(const BackwardProblem& problem,
                   const HeadBuffers& buffers,
                   const ColumnScratch& scratch,
                   std::int64_t listed,
+                  const VisitAfterColumn& after,
                   BackwardColumn& backward) {
   const std::int64_t q_tiles = problem.grid.q_tiles();
   const std::int64_t first_head = slot.key_head * problem.heads_per_key_head();
-  const auto buffers_of = [&](std::int64_t entry) {
-    const std::int32_t row = scratch.rows[std::min(entry, listed - 1)];
+  const auto buffers_of = [&](std::int32_t row) {
     return buffers.query(problem, row / q_tiles, row % q_tiles, slot.index);
   };
   for (std::int64_t entry = 0; entry < listed; ++entry) {
+    const bool is_last = entry + 1 == listed;
     const std::int32_t row = scratch.rows[entry];
     const QueryTile tile(problem, first_head + row / q_tiles, row % q_tiles);
-    const QueryBuffers query = buffers_of(entry);
+    const QueryBuffers query = buffers_of(row);
+    const BackwardColumn::Next next_row = {
+        .query = buffers_of(is_last ? after.row : scratch.rows[entry + 1]),
+        .is_last = is_last,
+        .k = after.column.k,
+        .v = after.column.v,
+        .keys = is_last ? after.keys : 0};
     std::uint8_t& touched = buffers.touched(slot.index)[row];
     for (std::int64_t first = 0; first < tile.queries; first += scratch.chunk) {
       const std::int64_t end = first + scratch.chunk;
+      const std::int64_t queries = std::min<std::int64_t>(scratch.chunk, tile.queries - first);
       backward.visit_queries(
-          query.from(problem, first), std::min<std::int64_t>(scratch.chunk, tile.queries - first),
-          touched == 0, end < tile.queries ? query.from(problem, end) : buffers_of(entry + 1));
+          query.from(problem, first), queries, touched == 0,
+          end < tile.queries ? BackwardColumn::Next{.query = query.from(problem, end)} : next_row);
     }
     touched = 1;
   }
@@ -230,7 +301,8 @@ void backward_slot(const BackwardProblem& problem,
     const ColumnOfTiles column = buffers.column(problem, slot, k_tile);
     BackwardColumn backward(problem, column, scratch);
     const std::int64_t listed = list_column(problem, column, scratch.rows);
-    visit_column(problem, slot, buffers, scratch, listed, backward);
+    visit_column(problem, slot, buffers, scratch, listed,
+                 VisitAfterColumn(problem, slot, buffers, k_tile), backward);
     with_element(problem.k.dtype, [&](auto* element) HWY_ATTR {
       backward.store<std::remove_pointer_t<decltype(element)>>();
     });

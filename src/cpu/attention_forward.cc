@@ -30,30 +30,31 @@ std::ptrdiff_t forward_panel_width() {
 // Walks one row of tiles with the online softmax.
 class ForwardRow {
  public:
-  ForwardRow(const ForwardProblem& problem, const RowOfTiles& row, const ForwardScratch& scratch)
+  // `next`: the row that will probably be walked after this one, or null.
+  ForwardRow(const ForwardProblem& problem,
+             const RowOfTiles& row,
+             const RowOfTiles* next,
+             const ForwardScratch& scratch)
       : problem_(problem),
         row_(row),
+        next_row_(next),
         scratch_(scratch),
         head_dim_(problem.head_dim),
         first_query_(row.q_tile * problem.grid.block_q),
         queries_(std::clamp<std::int64_t>(
             problem.valid_queries(row.batch) - first_query_, 0, problem.grid.block_q)),
-        keys_(problem.valid_keys(row.batch)),
         width_(panel_width()),
         panels_((queries_ + width_ - 1) / width_),
         decides_(problem.outputs.marks || problem.outputs.scores) {}
 
   void run() {
-    const std::int64_t listed =
-        queries_ == 0
-            ? 0
-            : list_row(problem_.grid, problem_.tile_row(row_.batch, row_.head, row_.q_tile),
-                       row_.q_tile, problem_.valid_k_tiles(row_.batch), problem_.plan.order,
-                       scratch_.tiles);
+    const Tile after_row = first_tile_of_next_row();
+    const std::int64_t listed = queries_ == 0 ? 0 : list(row_);
     if (listed > 0) load_queries();
     for (std::int64_t entry = 0; entry < listed; ++entry) {
-      const std::int64_t next = std::min(entry + 1, listed - 1);
-      visit_tile(entry, scratch_.tiles[entry], scratch_.tiles[next]);
+      const bool is_last = entry + 1 == listed;
+      visit_tile(entry, tile_of(row_, scratch_.tiles[entry]),
+                 is_last ? after_row : tile_of(row_, scratch_.tiles[entry + 1]), is_last);
     }
     normalise(listed);
     store_lse();
@@ -64,6 +65,41 @@ class ForwardRow {
   }
 
  private:
+  // Keys and values of one tile.
+  struct Tile {
+    const float* k = nullptr;
+    const float* v = nullptr;
+    std::ptrdiff_t keys = 0;
+  };
+
+  std::int64_t list(const RowOfTiles& row) const {
+    return list_row(problem_.grid, problem_.tile_row(row.batch, row.head, row.q_tile), row.q_tile,
+                    problem_.valid_k_tiles(row.batch), problem_.plan.order, scratch_.tiles);
+  }
+
+  Tile tile_of(const RowOfTiles& row, std::int64_t tile) const {
+    const std::int64_t block_k = problem_.grid.block_k;
+    const std::int64_t first = tile * block_k;
+    return {row.keys.k + first * head_dim_, row.keys.v + first * head_dim_,
+            std::min(block_k, problem_.valid_keys(row.batch) - first)};
+  }
+
+  Tile first_tile_of_next_row() const {
+    if (next_row_ == nullptr || list(*next_row_) == 0) return {};
+    return tile_of(*next_row_, scratch_.tiles[0]);
+  }
+
+  // Queries of one panel of a row of tiles in q, or their rows of out.
+  Region panel_region(const TensorView& tensor, const RowOfTiles& row, std::ptrdiff_t panel) const {
+    const std::int64_t first = row.q_tile * problem_.grid.block_q + panel * width_;
+    const std::int64_t rows = std::clamp<std::int64_t>(tensor.shape[2] - first, 0, width_);
+    const std::ptrdiff_t element = static_cast<std::ptrdiff_t>(size_of(tensor.dtype));
+    const std::int64_t offset =
+        row.batch * tensor.strides[0] + row.head * tensor.strides[1] + first * tensor.strides[2];
+    return {static_cast<const char*>(tensor.data) + offset * element, head_dim_ * element,
+            tensor.strides[2] * element, rows};
+  }
+
   void load_queries() {
     const float scale = static_cast<float>(problem_.scale * std::numbers::log2e);
     with_element(problem_.q.dtype, [&](auto* element) HWY_ATTR {
@@ -87,22 +123,18 @@ class ForwardRow {
   }
 
   // S, softmax and O of one tile, panel by panel. This is the only place where attention happens:
-  // a tile that is not listed is never loaded, multiplied or exponentiated.
-  void visit_tile(std::int64_t entry, std::int64_t tile, std::int64_t next_tile) {
-    const std::ptrdiff_t block_k = problem_.grid.block_k;
-    const std::ptrdiff_t tile_floats = block_k * head_dim_;
-    const std::ptrdiff_t keys = std::min<std::int64_t>(block_k, keys_ - tile * block_k);
-    const float* k = row_.keys.k + tile * tile_floats;
-    const float* v = row_.keys.v + tile * tile_floats;
-    const std::ptrdiff_t slice = prefetch_slice(next_tile);
-    const float* next_k = row_.keys.k + next_tile * tile_floats;
-    const float* next_v = row_.keys.v + next_tile * tile_floats;
+  // a tile that is not listed is never loaded, multiplied or exponentiated. Meanwhile the `next`
+  // tile is fetched and, if this one is the last of the row, what the end of this row and the
+  // beginning of the next one touch.
+  void visit_tile(std::int64_t entry, const Tile& tile, const Tile& next, bool is_last) {
+    const std::ptrdiff_t keys = tile.keys;
+    const std::ptrdiff_t slice = next.keys * head_dim_ / panels_;
     const F32 d;
     V32 score = hn::Set(d, -kInfinity);
     V32 poison = hn::Zero(d);
     for (std::ptrdiff_t panel = 0; panel < panels_; ++panel) {
       std::fill_n(scratch_.tile_max, width_, -kInfinity);
-      const Product s = {.a = k,
+      const Product s = {.a = tile.k,
                          .a_row = head_dim_,
                          .a_depth = 1,
                          .b = scratch_.q + panel * width_ * head_dim_,
@@ -113,9 +145,10 @@ class ForwardRow {
                          .depth = head_dim_};
       multiply<Start::zero, true>(
           s, nullptr, scratch_.tile_max,
-          Prefetch::slice(next_k + panel * slice, slice, BlockCut(keys).blocks()));
+          Prefetch(BlockCut(keys).blocks(), Region::of(next.k + panel * slice, slice),
+                   is_last ? panel_region(problem_.outputs.out, row_, panel) : Region()));
       const bool grew = softmax(panel, keys, entry == 0, score, poison);
-      const Product o = {.a = v,
+      const Product o = {.a = tile.v,
                          .a_row = 1,
                          .a_depth = head_dim_,
                          .b = scratch_.logits,
@@ -124,8 +157,9 @@ class ForwardRow {
                          .c_row = width_,
                          .rows = head_dim_,
                          .depth = keys};
-      const Prefetch prefetch =
-          Prefetch::slice(next_v + panel * slice, slice, BlockCut(head_dim_).blocks());
+      const Prefetch prefetch(
+          BlockCut(head_dim_).blocks(), Region::of(next.v + panel * slice, slice),
+          is_last && next_row_ ? panel_region(problem_.q, *next_row_, panel) : Region());
       if (entry == 0) {
         multiply<Start::zero>(o, nullptr, nullptr, prefetch);
       } else if (grew) {
@@ -139,13 +173,6 @@ class ForwardRow {
       const bool has_nan = !hn::AllFalse(d, hn::IsNaN(poison));
       scratch_.scores[entry] = has_nan ? std::numeric_limits<float>::quiet_NaN() : best;
     }
-  }
-
-  // Floats of the next tile that each panel fetches; 0 if that tile is partial and not worth it.
-  std::ptrdiff_t prefetch_slice(std::int64_t next_tile) const {
-    const std::int64_t block_k = problem_.grid.block_k;
-    if ((next_tile + 1) * block_k > keys_) return 0;
-    return block_k * head_dim_ / panels_;
   }
 
   // The online softmax of one panel: running maximum and sum, logits -> P. Returns whether the
@@ -259,11 +286,11 @@ class ForwardRow {
 
   const ForwardProblem& problem_;
   const RowOfTiles& row_;
+  const RowOfTiles* next_row_;
   const ForwardScratch& scratch_;
   const std::ptrdiff_t head_dim_;
   const std::int64_t first_query_;
   const std::int64_t queries_;
-  const std::int64_t keys_;
   const std::ptrdiff_t width_;
   const std::ptrdiff_t panels_;
   const bool decides_;
@@ -271,8 +298,9 @@ class ForwardRow {
 
 void forward_row(const ForwardProblem& problem,
                  const RowOfTiles& row,
+                 const RowOfTiles* next,
                  const ForwardScratch& scratch) {
-  ForwardRow(problem, row, scratch).run();
+  ForwardRow(problem, row, next, scratch).run();
 }
 
 }  // namespace saccade::cpu::HWY_NAMESPACE
@@ -304,8 +332,12 @@ void attention_forward(const Execution& execution, const ForwardProblem& problem
     layout.packing.pack(execution, problem, range);
     const std::int64_t units = layout.list_units(problem, range);
     for_each_unit(execution, units, [&](int worker, std::int64_t unit) {
+      const RowOfTiles row = layout.row_of_tiles(problem, range, unit);
+      // All workers draw from one list: by then, each of the others has probably taken one more.
+      const std::int64_t next = std::min(unit + execution.workers, units - 1);
+      const RowOfTiles next_row = layout.row_of_tiles(problem, range, next);
       HWY_DYNAMIC_DISPATCH(forward_row)
-      (problem, layout.row_of_tiles(problem, range, unit), layout.worker_scratch(problem, worker));
+      (problem, row, next > unit ? &next_row : nullptr, layout.worker_scratch(problem, worker));
     });
   }
 }

@@ -6,11 +6,9 @@
 namespace saccade::cpu {
 namespace {
 
-// Enough units to keep many threads busy to the end, few enough for the sums of a head to stay
-// small beside its other buffers. A function of the problem only: the slots decide the order of
-// summation.
+// Enough units to keep many threads busy to the end. A function of the problem only: the slots
+// decide the order of summation.
 constexpr std::int64_t kUnits = 128;
-constexpr std::int64_t kMaxSlots = 4;
 
 // Units in flight per worker, so that the pause at the end of a group stays short.
 constexpr std::int64_t kUnitsPerWorker = 8;
@@ -103,8 +101,8 @@ BackwardLayout::BackwardLayout(Arena& arena,
   const TileGrid& grid = problem.grid;
   const std::int64_t key_heads = grid.batch * problem.k_heads;
   const std::int64_t queries_per_key = problem.heads_per_key_head();
-  slots_ = static_cast<int>(
-      std::clamp<std::int64_t>(kUnits / key_heads, 1, std::min(kMaxSlots, grid.k_tiles())));
+  slots_ = static_cast<int>(std::clamp<std::int64_t>(
+      kUnits / key_heads, 1, std::min<std::int64_t>(kMaxSlots, grid.k_tiles())));
 
   padded_queries_ = grid.q_tiles() * grid.block_q;
   padded_head_dim_ = round_up(problem.head_dim, width);

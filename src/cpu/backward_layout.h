@@ -15,6 +15,9 @@
 
 namespace saccade::cpu {
 
+// Slots of a head at most: few enough for their sums to stay small beside its other buffers.
+constexpr int kMaxSlots = 4;
+
 // What the kernels read and write for one row of tiles. A panel is [head_dim][width], a strip
 // [block_q][width] for `width` neighbouring head dimensions.
 struct QueryBuffers {

@@ -69,8 +69,27 @@ void panel_delta(const BackwardProblem& problem,
   }
 }
 
+// Rows [first, first + rows) of a row of tiles, cut into strips of `width` columns.
+template <typename T>
+void rows_to_strips(const T* rows,
+                    std::ptrdiff_t row_stride,
+                    std::ptrdiff_t row_count,
+                    std::ptrdiff_t head_dim,
+                    std::ptrdiff_t strip_floats,
+                    float* strips) {
+  const std::ptrdiff_t width = panel_width();
+  for (std::ptrdiff_t column = 0; column < head_dim; column += width) {
+    const std::ptrdiff_t columns = std::min(width, head_dim - column);
+    float* strip = strips + column / width * strip_floats;
+    // The lanes beyond head_dim only need to be harmless.
+    if (columns < width) std::fill_n(strip, row_count * width, 0.0f);
+    copy_rows(rows + column, row_stride, 1.0f, strip, width, row_count, columns);
+  }
+}
+
 // The queries and output gradients of one row of tiles in both forms that the products read, with
-// lse (log2 units) and delta beside them.
+// lse (log2 units) and delta beside them. Panel by panel, so that both forms are made from rows
+// that are still in L1.
 template <typename T>
 void prepare_query_tile(const BackwardProblem& problem,
                         const QueryTile& tile,
@@ -78,29 +97,20 @@ void prepare_query_tile(const BackwardProblem& problem,
                         float* out_panel) {
   const std::ptrdiff_t width = panel_width();
   const std::ptrdiff_t head_dim = problem.head_dim;
+  const std::ptrdiff_t strip_floats = problem.grid.block_q * width;
   const float scale = static_cast<float>(problem.scale * std::numbers::log2e);
-  const T* q = row_of<const T>(problem.q, tile.batch, tile.head, tile.first_query);
-  const T* dout = row_of<const T>(problem.dout, tile.batch, tile.head, tile.first_query);
   for (std::ptrdiff_t first = 0; first < tile.queries; first += width) {
-    const std::ptrdiff_t rows = tile.queries - first;
+    const std::ptrdiff_t rows = std::min<std::int64_t>(width, tile.queries - first);
+    const T* q = row_of<const T>(problem.q, tile.batch, tile.head, tile.first_query + first);
+    const T* dout = row_of<const T>(problem.dout, tile.batch, tile.head, tile.first_query + first);
+    const std::ptrdiff_t q_stride = problem.q.strides[2];
+    const std::ptrdiff_t dout_stride = problem.dout.strides[2];
     float* dout_panel = to.dout_panels + first * head_dim;
-    rows_to_panel(q + first * problem.q.strides[2], problem.q.strides[2], rows, head_dim, scale,
-                  width, to.q_panels + first * head_dim);
-    rows_to_panel(dout + first * problem.dout.strides[2], problem.dout.strides[2], rows, head_dim,
-                  1.0f, width, dout_panel);
+    rows_to_panel(q, q_stride, rows, head_dim, scale, width, to.q_panels + first * head_dim);
+    rows_to_strips(q, q_stride, rows, head_dim, strip_floats, to.q_strips + first * width);
+    rows_to_panel(dout, dout_stride, rows, head_dim, 1.0f, width, dout_panel);
+    rows_to_strips(dout, dout_stride, rows, head_dim, strip_floats, to.dout_strips + first * width);
     panel_delta<T>(problem, tile, first, dout_panel, out_panel, to.delta + first);
-  }
-  for (std::ptrdiff_t column = 0; column < head_dim; column += width) {
-    const std::ptrdiff_t columns = std::min(width, head_dim - column);
-    const std::ptrdiff_t strip = column * problem.grid.block_q;
-    if (columns < width) {  // the lanes beyond head_dim only need to be harmless
-      std::fill_n(to.q_strips + strip, tile.queries * width, 0.0f);
-      std::fill_n(to.dout_strips + strip, tile.queries * width, 0.0f);
-    }
-    copy_rows(q + column, problem.q.strides[2], 1.0f, to.q_strips + strip, width, tile.queries,
-              columns);
-    copy_rows(dout + column, problem.dout.strides[2], 1.0f, to.dout_strips + strip, width,
-              tile.queries, columns);
   }
   const std::ptrdiff_t padded = (tile.queries + width - 1) / width * width;
   std::fill_n(to.lse, padded, 0.0f);
@@ -123,6 +133,14 @@ void prepare_queries(const BackwardProblem& problem,
   });
 }
 
+// to += from
+HWY_INLINE void add_floats(const float* HWY_RESTRICT from, std::ptrdiff_t count, float* to) {
+  const F32 d;
+  for (std::ptrdiff_t i = 0; i < count; i += hn::Lanes(d)) {
+    hn::Store(hn::Add(hn::Load(d, to + i), hn::Load(d, from + i)), d, to + i);
+  }
+}
+
 // dQ of one row of tiles: the sums of all slots that touched it, in slot order.
 template <typename T>
 void store_dq_tile(const BackwardProblem& problem,
@@ -130,30 +148,26 @@ void store_dq_tile(const BackwardProblem& problem,
                    std::int64_t head_of_group,
                    const HeadBuffers& buffers,
                    float* factors) {
-  const F32 d;
   const std::ptrdiff_t width = panel_width();
   const std::ptrdiff_t head_dim = problem.head_dim;
-  const std::ptrdiff_t panels = (tile.queries + width - 1) / width;
-  float* sum = nullptr;
+  float* parts[kMaxSlots];
+  int part_count = 0;
   for (int slot = 0; slot < buffers.slots; ++slot) {
     if (!buffers.touched(slot)[head_of_group * problem.grid.q_tiles() + tile.q_tile]) continue;
-    float* part = buffers.query(problem, head_of_group, tile.q_tile, slot).dq_panels;
-    if (sum == nullptr) {
-      sum = part;
-      continue;
-    }
-    for (std::ptrdiff_t i = 0; i < panels * width * head_dim; i += hn::Lanes(d)) {
-      hn::Store(hn::Add(hn::Load(d, sum + i), hn::Load(d, part + i)), d, sum + i);
-    }
+    parts[part_count++] = buffers.query(problem, head_of_group, tile.q_tile, slot).dq_panels;
   }
   const TensorView& dq = problem.outputs.dq;
   const auto row = [&](std::int64_t i) {
     return row_of<T>(dq, tile.batch, tile.head, tile.first_query + i);
   };
-  const std::int64_t written = sum == nullptr ? 0 : tile.queries;
+  const std::int64_t written = part_count == 0 ? 0 : tile.queries;
   std::fill_n(factors, width, static_cast<float>(problem.scale));
   for (std::ptrdiff_t first = 0; first < written; first += width) {
-    panel_to_rows(sum + first * head_dim, width, factors, row(first), dq.strides[2],
+    float* sum = parts[0] + first * head_dim;
+    for (int part = 1; part < part_count; ++part) {
+      add_floats(parts[part] + first * head_dim, width * head_dim, sum);
+    }
+    panel_to_rows(sum, width, factors, row(first), dq.strides[2],
                   std::min<std::int64_t>(width, written - first), head_dim);
   }
   const std::int64_t rows =
