@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 venv=.venv
 stamp=$venv/requirements.stamp
 
-if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-  echo "saccade needs Python 3.10 or newer, but python3 is: $(python3 --version 2>&1)" >&2
+if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  echo "The development environment needs Python 3.11 or newer, but python3 is: $(python3 --version 2>&1)" >&2
   exit 1
 fi
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
