@@ -54,6 +54,7 @@ STABLE_TORCH_LIBRARY(saccade, library) {
   library.def(
       "lite_plan_step(float threshold, float[] thresholds, int dense_first_steps, "
       "int dense_last_steps, int num_steps, int step) -> (bool is_dense, float threshold)");
+  library.def("lite_step_number(float[] timesteps) -> int");
   library.def("lite_must_reset(int[] last_grid, int last_step, int[] grid, int step) -> bool");
   library.def("info() -> str");
 }
@@ -69,6 +70,7 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
 // Operators without tensors have no device to be dispatched by.
 STABLE_TORCH_LIBRARY_IMPL(saccade, CompositeExplicitAutograd, library) {
   library.impl("lite_plan_step", SACCADE_OP(lite_plan_step));
+  library.impl("lite_step_number", SACCADE_OP(lite_step_number));
   library.impl("lite_must_reset", SACCADE_OP(lite_must_reset));
   library.impl("info", SACCADE_OP(info));
 }

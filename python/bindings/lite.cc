@@ -62,6 +62,13 @@ std::tuple<bool, double> lite_plan_step(double threshold,
   return {plan.is_dense, plan.threshold};
 }
 
+std::int64_t lite_step_number(const std::vector<double>& timesteps) {
+  lite::Clock clock;
+  std::int64_t step = 0;
+  for (const double timestep : timesteps) step = clock.advance(timestep);
+  return step;
+}
+
 std::tuple<Tensor, Tensor, Tensor> lite_step(const Tensor& q,
                                              const Tensor& k,
                                              const Tensor& v,

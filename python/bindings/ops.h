@@ -61,6 +61,9 @@ std::tuple<bool, double> lite_plan_step(double threshold,
                                         std::int64_t num_steps,
                                         std::int64_t step);
 
+// The step of the last of a transformer's calls, from the timesteps of all of them in their order.
+std::int64_t lite_step_number(const std::vector<double>& timesteps);
+
 // Whether a state must start anew; grids are batch, heads, q_len, k_len, block_q, block_k, and an
 // empty last_grid is no last call.
 bool lite_must_reset(const std::vector<std::int64_t>& last_grid,

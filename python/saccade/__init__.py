@@ -2,8 +2,11 @@
 
 out = saccade.attention(q, k, v)                   # dense
 out = saccade.attention(q, k, v, tiles=mask)       # only the active tiles of a TileMask
+saccade.enable(pipeline, threshold=-6.0)           # LiteAttention inside a diffusers pipeline
 """
 
+from .adapters import disable, enable, summary
+from .adapters.summary import Summary
 from .errors import Error, InvalidArgument, Unsupported
 from .functional import attention, info, merge_partials
 from .lite import LiteAttention, LiteSchedule
@@ -14,12 +17,16 @@ __all__ = [
     "InvalidArgument",
     "LiteAttention",
     "LiteSchedule",
+    "Summary",
     "TileGrid",
     "TileMask",
     "Unsupported",
     "attention",
+    "disable",
+    "enable",
     "info",
     "merge_partials",
+    "summary",
 ]
 
 __version__: str = info()["version"]

@@ -23,6 +23,7 @@ merge_partials = torch.ops.saccade.merge_partials.default
 merge_partials_backward = torch.ops.saccade.merge_partials_backward.default
 lite_step = torch.ops.saccade.lite_step.default
 lite_plan_step = torch.ops.saccade.lite_plan_step.default
+lite_step_number = torch.ops.saccade.lite_step_number.default
 lite_must_reset = torch.ops.saccade.lite_must_reset.default
 info = torch.ops.saccade.info.default
 

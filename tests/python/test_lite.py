@@ -129,6 +129,12 @@ def test_refusals_name_the_way_out() -> None:
         saccade.LiteAttention(protected_queries=[(0, 301)])(q, k, v, step=0)
 
 
+def test_steps_are_counted_from_timesteps() -> None:
+    timesteps = [1000.0, 1000.0, 900.0, 900.0, 899.5, 950.0, 940.0]
+    steps = [torch.ops.saccade.lite_step_number(timesteps[: i + 1]) for i in range(len(timesteps))]
+    assert steps == [0, 0, 1, 1, 2, 0, 1]
+
+
 def test_operator_mutates_only_its_state() -> None:
     q, k, v = drifting(0)
     words = saccade.TileMask.full(1, 2, **GRID).words

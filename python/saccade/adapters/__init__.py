@@ -1,0 +1,125 @@
+"""Sparse attention inside the models of diffusers.
+
+saccade.enable(pipeline, threshold=-6.0)
+pipeline(...)
+print(saccade.summary(pipeline))
+saccade.disable(pipeline)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import InvalidArgument, Unsupported
+from .methods import make_attentions
+from .summary import LayerSummary, Summary
+
+__all__ = ["disable", "enable", "summary"]
+
+
+def enable(
+    model: Any, method: str | Callable[[str], Callable[..., Tensor]] = "lite", **options: Any
+) -> None:
+    """Lets saccade compute every self-attention of a diffusers model, until saccade.disable.
+
+    Projections, norms, rotary embedding and cross-attention stay with diffusers. A layer is known
+    by its path from ``model``, such as "blocks.0.attn1" or "transformer.blocks.0.attn1". Steps are
+    counted from the timesteps that a transformer is called with, for each transformer alone: a
+    timestep that falls is the next step, one that rises begins a generation.
+
+    Each guidance branch needs a name: diffusers' pipelines give it with
+    ``transformer.cache_context("cond")`` and ``("uncond")``. A call without a context is "cond". A
+    branch is called once at each step; a second call raises InvalidArgument, but for one in a
+    context at step 0, which begins a generation: so a generation of one step can be repeated.
+
+    Args:
+        model: a WanTransformer3DModel or another diffusers model with WanAttention, or a pipeline,
+            of which ``transformer`` and ``transformer_2`` are enabled.
+        method: "lite", "dense" (all tiles), or a callable ``factory(path: str) -> attention``, with
+            ``attention(q, k, v, *, step: int, branch: str) -> out``, all four tensors [batch,
+            length, heads, head_dim]. Where it has them, ``attention.reset()`` is called before each
+            generation, and the last of ``attention.statistics``, with the fields of LiteAttention's
+            entries, goes into the summary.
+        **options: for "lite" the arguments ``threshold``, ``schedule``, ``block_q``, ``block_k``,
+            ``order``, ``protected_queries`` and ``protected_keys`` of LiteAttention, and
+            ``dense_layers``: paths of the self-attentions that stay dense, or their numbers from 0.
+
+    Raises InvalidArgument or Unsupported, and then has changed nothing; a call of the model raises
+    Unsupported for what the attention cannot do (masks, context parallelism; "lite": gradients).
+    Weights and configuration are not touched.
+    """
+    hooks = _diffusers_hooks()
+    transformers = hooks.transformers_of(model)
+    for prefix, transformer in transformers.items():
+        if hooks.hook_of(transformer) is not None:
+            raise InvalidArgument(
+                f"{prefix}{type(transformer).__name__} is enabled already; saccade.disable it first"
+            )
+    modules = {
+        prefix: hooks.self_attentions(transformer, prefix)
+        for prefix, transformer in transformers.items()
+    }
+    paths = [path for found in modules.values() for path in found]
+    attentions = make_attentions(method, options, paths)
+    for prefix, transformer in transformers.items():
+        hooks.install(transformer, modules[prefix], attentions)
+
+
+def disable(model: Any) -> None:
+    """Gives the attention of ``model``, given as to saccade.enable, back to diffusers.
+
+    The model is as it was before saccade.enable. Raises InvalidArgument if it is not enabled.
+    """
+    hooks = _diffusers_hooks()
+    for transformer in _enabled(hooks, model):
+        hooks.remove(transformer)
+
+
+def summary(model: Any) -> Summary:
+    """What the layers of an enabled model or pipeline have computed in their last generation.
+
+    A snapshot: later calls do not change it, but for the ``attention`` objects. Raises
+    InvalidArgument if ``model`` is not enabled.
+    """
+    hooks = _diffusers_hooks()
+    return Summary(
+        tuple(
+            LayerSummary(layer.path, layer.attention, tuple(layer.calls))
+            for transformer in _enabled(hooks, model)
+            for layer in hooks.hook_of(transformer).layers
+        )
+    )
+
+
+def _enabled(hooks: ModuleType, model: Any) -> list[Any]:
+    """The transformers of ``model`` that are enabled: at least one."""
+    found = [t for t in hooks.transformers_of(model).values() if hooks.hook_of(t) is not None]
+    if not found:
+        raise InvalidArgument(f"this {type(model).__name__} is not enabled; see saccade.enable")
+    return found
+
+
+def _diffusers_hooks() -> ModuleType:
+    """What touches diffusers, which saccade does not depend on."""
+    try:
+        import diffusers  # noqa: F401
+    except ImportError:
+        raise Unsupported(
+            "saccade.enable is for models of diffusers, which is not installed; "
+            "`pip install diffusers` installs it"
+        ) from None
+    try:
+        from . import diffusers_hooks
+
+        diffusers_hooks.require_known_internals()
+    except (ImportError, AttributeError) as error:
+        raise Unsupported(
+            f"this saccade cannot reach the attention of diffusers {metadata.version('diffusers')} "
+            f"({error}); it was made for diffusers 0.42"
+        ) from error
+    return diffusers_hooks

@@ -1,0 +1,161 @@
+"""The transformers of diffusers: which ones saccade can serve, and the hook on each of them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
+from diffusers.models.transformers.transformer_wan import WanAttention
+from torch import nn
+
+from ..errors import InvalidArgument, Unsupported
+from .layer import Attention, Layer
+from .redirection import Redirection, require_known_dispatcher, unregister_backends
+from .trajectory import Trajectory
+
+_HOOK = "saccade"
+_ACCEPTED = "a WanTransformer3DModel, another model with WanAttention, or a WanPipeline of such"
+
+
+def require_known_internals() -> None:
+    """Raises AttributeError where diffusers is not as this package needs it."""
+    require_known_dispatcher()
+    _ = StateManager.context, StateManager.set_context
+    _ = HookRegistry.register_hook, HookRegistry.remove_hook, HookRegistry.get_hook
+
+
+def transformers_of(given: Any) -> dict[str, ModelMixin]:
+    """The transformers of a model or pipeline, by the prefix of their layers' paths."""
+    found = {} if isinstance(given, DiffusionPipeline) else {"": given}
+    for name in ("transformer", "transformer_2") if not found else ():
+        part = getattr(given, name, None)
+        if part is not None and part not in found.values():
+            found[f"{name}."] = part
+    if not found:
+        raise InvalidArgument(f"need {_ACCEPTED}, got a {type(given).__name__} without transformer")
+    for prefix, part in found.items():
+        if not isinstance(part, ModelMixin):
+            raise InvalidArgument(f"need {_ACCEPTED}, got {prefix}{type(part).__name__}")
+    return found
+
+
+def self_attentions(transformer: ModelMixin, prefix: str) -> dict[str, WanAttention]:
+    """The self-attentions of a transformer, by path."""
+    found = {
+        prefix + path: module
+        for path, module in transformer.named_modules()
+        if isinstance(module, WanAttention) and not module.is_cross_attention
+    }
+    if not found:
+        raise Unsupported(
+            f"need {_ACCEPTED}, got a {type(transformer).__name__} without such self-attention"
+        )
+    for path, module in found.items():
+        if not hasattr(module.processor, "_attention_backend"):
+            raise Unsupported(
+                f"the {type(module.processor).__name__} of {path} does not go through diffusers' "
+                "attention dispatcher; a WanAttnProcessor does"
+            )
+    return found
+
+
+class TransformerHook(ModelHook):
+    """Tells the layers of a transformer about each of its calls, until it is removed."""
+
+    _is_stateful = True
+
+    def __init__(
+        self,
+        transformer: ModelMixin,
+        modules: dict[str, WanAttention],
+        attentions: dict[str, Attention],
+    ) -> None:
+        super().__init__()
+        self.attributes_before = frozenset(vars(transformer))
+        self._trajectory = Trajectory()
+        # What cache_context sets: it looks for attributes of this class. Only the name is used.
+        self._contexts = StateManager(BaseState)
+        self.layers = [Layer(path, attentions[path], self._trajectory) for path in modules]
+        self._redirections = [Redirection(modules[layer.path], layer) for layer in self.layers]
+        # The dispatcher's tables outlive a model that is dropped while it is enabled.
+        backends = [redirection.backend for redirection in self._redirections]
+        self._unregister = weakref.finalize(transformer, unregister_backends, backends)
+        self._unregister.atexit = False
+
+    def deinitalize_hook(self, module: nn.Module) -> nn.Module:  # diffusers' spelling
+        for redirection in self._redirections:
+            redirection.undo()
+        self._unregister()
+        return module
+
+    @torch.compiler.disable
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        if hook_of(module) is not self:
+            raise Unsupported(
+                f"this {type(module).__name__} is a copy of one that saccade is enabled for; "
+                "saccade.disable a model before copying it"
+            )
+        for layer, redirection in zip(self.layers, self._redirections, strict=True):
+            if not redirection.holds():
+                raise InvalidArgument(
+                    f"the processor or attention backend of {layer.path} was changed after "
+                    "saccade.enable; saccade.disable a model before changing them"
+                )
+        if self._trajectory.begin_call(_timestep_of(*args, **kwargs), self._context()):
+            for layer in self.layers:
+                layer.begin_generation()
+        return args, kwargs
+
+    @torch.compiler.disable
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        self._trajectory.end_call()
+        return output
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        """The end of a pipeline: records and tiles stay, to be looked at."""
+        self._trajectory.forget()
+        return module
+
+    def _context(self) -> str | None:
+        try:
+            return self._contexts.context.name
+        except ValueError:  # none is set
+            return None
+
+
+def hook_of(transformer: nn.Module) -> TransformerHook | None:
+    """The hook of a transformer, if it is enabled."""
+    registry = vars(transformer).get("_diffusers_hook")
+    return None if registry is None else registry.get_hook(_HOOK)
+
+
+def install(
+    transformer: ModelMixin, modules: dict[str, WanAttention], attentions: dict[str, Attention]
+) -> None:
+    """Makes the self-attentions ``modules`` of a transformer call ``attentions``, by path."""
+    hook = TransformerHook(transformer, modules, attentions)
+    HookRegistry.check_if_exists_or_initialize(transformer).register_hook(hook, _HOOK)
+
+
+def remove(transformer: ModelMixin) -> None:
+    """Undoes install, and leaves the hooks of others alone."""
+    before = hook_of(transformer).attributes_before
+    registry = transformer._diffusers_hook
+    registry.remove_hook(_HOOK, recurse=False)
+    if "_diffusers_hook" not in before and not registry.hooks:
+        del transformer._diffusers_hook
+    has_own_forward = getattr(transformer.forward, "__func__", None) is type(transformer).forward
+    if "forward" not in before and has_own_forward:
+        del transformer.forward
+
+
+def _timestep_of(hidden_states: Any, timestep: Any, *_args: Any, **_kwargs: Any) -> float:
+    """The timestep of a call with a transformer's arguments.
+
+    A tensor [batch, tokens] has 0 for tokens that are given, such as those of a first frame: the
+    largest is that of the others.
+    """
+    return float(torch.as_tensor(timestep).max())

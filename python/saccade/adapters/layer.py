@@ -1,0 +1,95 @@
+"""One self-attention layer: what it computes with, and what it has computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import InvalidArgument
+from .trajectory import Trajectory
+
+Attention = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention call of one layer.
+
+    ``path``: of the layer, from what was given to saccade.enable. ``step``: from 0. ``seconds``:
+    wall time of the attention alone; None on other devices than the CPU. The rest is as in
+    LiteAttention's statistics: whether every tile was computed, the threshold that marked tiles
+    for later steps (log2 units), ``active`` int64 [batch, heads] of ``tiles`` for each head; None
+    for an attention that keeps no statistics.
+    """
+
+    path: str
+    branch: str
+    step: int
+    seconds: float | None
+    is_dense: bool | None
+    threshold: float | None
+    active: Tensor | None
+    tiles: int | None
+
+    @property
+    def sparsity(self) -> float | None:
+        """Skipped share of all tiles, 0 to 1; None if unknown."""
+        return sparsity_of([self])
+
+
+def sparsity_of(calls: list[AttentionCall]) -> float | None:
+    """Skipped share of all tiles of the calls that know theirs; None if no call does."""
+    known = [(c.active, c.tiles) for c in calls if c.active is not None and c.tiles is not None]
+    if not known:
+        return None
+    computed = sum(int(active.sum()) for active, _ in known)
+    return 1.0 - computed / sum(active.numel() * tiles for active, tiles in known)
+
+
+class Layer:
+    """Calls the attention of one layer with its step and branch, and keeps a record of each call.
+
+    ``calls`` holds those of the current generation.
+    """
+
+    def __init__(self, path: str, attention: Attention, trajectory: Trajectory) -> None:
+        self.path = path
+        self.attention = attention
+        self.calls: list[AttentionCall] = []
+        self._trajectory = trajectory
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """out, like q [batch, length, heads, head_dim]."""
+        step, branch = self._trajectory.now(self.path)
+        begin = time.perf_counter()
+        out = self.attention(q, k, v, step=step, branch=branch)
+        # Other devices run on after the call has returned.
+        seconds = time.perf_counter() - begin if q.device.type == "cpu" else None
+        if out.shape != q.shape:
+            raise InvalidArgument(
+                f"the attention of {self.path} must return the shape of q, {tuple(q.shape)}, "
+                f"got {tuple(out.shape)}"
+            )
+        self.calls.append(
+            AttentionCall(self.path, branch, step, seconds, *_last_statistics(self.attention))
+        )
+        return out
+
+    def begin_generation(self) -> None:
+        """Forgets the calls, and what the attention keeps between steps."""
+        self.calls.clear()
+        if hasattr(self.attention, "reset"):
+            self.attention.reset()
+
+
+def _last_statistics(attention: Attention) -> tuple[Any, ...]:
+    """is_dense, threshold, active and tiles of the call just made."""
+    statistics = getattr(attention, "statistics", None)
+    if not statistics:
+        return (None,) * 4
+    last = statistics[-1]
+    return last.is_dense, last.threshold, last.active, last.tiles

@@ -1,0 +1,119 @@
+"""The attention of each layer, from the arguments of saccade.enable."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidArgument
+from ..functional import attention
+from ..lite import LiteAttention, StepStatistics
+from ..tile_mask import TileGrid
+from .layer import Attention
+
+Factory = Callable[[str], Attention]
+
+_OPTIONS = {
+    "lite": (
+        "threshold",
+        "schedule",
+        "block_q",
+        "block_k",
+        "order",
+        "protected_queries",
+        "protected_keys",
+        "dense_layers",
+    ),
+    "dense": (),
+}
+
+
+class DenseAttention:
+    """saccade.attention over all tiles, with the signature and the statistics of LiteAttention."""
+
+    def __init__(self) -> None:
+        self.statistics: list[StepStatistics] = []
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, step: int, branch: str) -> Tensor:
+        out = attention(q, k, v, layout="bshd")
+        batch, q_len, heads, _ = q.shape
+        tiles = math.prod(TileGrid(batch, heads, q_len, k.shape[1]).shape[2:])
+        active = torch.full((batch, heads), tiles)
+        self.statistics.append(StepStatistics(branch, step, True, -math.inf, active, tiles))
+        return out
+
+    def reset(self) -> None:
+        self.statistics.clear()
+
+
+def make_attentions(
+    method: str | Factory, options: dict[str, Any], paths: Sequence[str]
+) -> dict[str, Attention]:
+    """The attention of each layer path. Raises InvalidArgument for an illegal method or option."""
+    if isinstance(method, str) and method not in _OPTIONS:
+        raise InvalidArgument(
+            f"method must be {_nearest_first(method, _OPTIONS)} or a callable, got {method!r}"
+        )
+    if not isinstance(method, str) and not callable(method):
+        raise InvalidArgument(f"method must be 'lite', 'dense' or a callable, got {method!r}")
+    _require_known_options(method, options)
+    if callable(method):
+        return {path: _checked(method(path), path) for path in paths}
+    if method == "dense":
+        return {path: DenseAttention() for path in paths}
+    options = dict(options)
+    dense = _dense_paths(options.pop("dense_layers", ()), paths)
+    LiteAttention(layout="bshd", **options)  # refuses bad options even where all layers are dense
+    return {
+        path: DenseAttention() if path in dense else LiteAttention(layout="bshd", **options)
+        for path in paths
+    }
+
+
+def _require_known_options(method: str | Factory, options: dict[str, Any]) -> None:
+    name, legal = ("a callable", ()) if callable(method) else (repr(method), _OPTIONS[method])
+    for option in options:
+        if option in legal:
+            continue
+        choices = f"its options are {_nearest_first(option, legal)}" if legal else "it has none"
+        raise InvalidArgument(f"method {name} has no option {option!r}; {choices}")
+
+
+def _checked(made: Any, path: str) -> Attention:
+    if not callable(made):
+        raise InvalidArgument(
+            f"the factory must return a callable for {path}, got {type(made).__name__}"
+        )
+    return made
+
+
+def _dense_paths(dense_layers: Any, paths: Sequence[str]) -> set[str]:
+    chosen = [dense_layers] if isinstance(dense_layers, (str, int)) else dense_layers
+    return {_dense_path(layer, paths) for layer in chosen}
+
+
+def _dense_path(layer: str | int, paths: Sequence[str]) -> str:
+    if isinstance(layer, int) and 0 <= layer < len(paths):
+        return paths[layer]
+    if isinstance(layer, int):
+        raise InvalidArgument(
+            f"dense_layers has {layer}, but the self-attentions are 0 to {len(paths) - 1}"
+        )
+    if layer not in paths:
+        raise InvalidArgument(
+            f"dense_layers has {layer!r}, which is no self-attention; the {len(paths)} there are: "
+            f"{_nearest_first(str(layer), paths)}"
+        )
+    return layer
+
+
+def _nearest_first(given: str, legal: Iterable[str]) -> str:
+    def distance(name: str) -> float:
+        return -difflib.SequenceMatcher(None, given, name).ratio()
+
+    return ", ".join(map(repr, sorted(legal, key=distance)))

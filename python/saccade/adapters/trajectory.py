@@ -1,0 +1,77 @@
+"""Where a transformer is in its denoising trajectory."""
+
+from __future__ import annotations
+
+from .. import _ops
+from ..errors import InvalidArgument, call
+
+_BRANCH_WITHOUT_CONTEXT = "cond"
+
+
+class Trajectory:
+    """Step and branch of the transformer call under way, from the timesteps of the calls so far.
+
+    Steps count from 0 and rise as the timestep falls; a timestep that rises begins a generation.
+    """
+
+    def __init__(self) -> None:
+        self._current: tuple[int, str] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """The next call begins a generation."""
+        self._timesteps: list[float] = []
+        self._finished: set[str] = set()  # branches that finished a call at the last timestep
+
+    def begin_call(self, timestep: float, context: str | None) -> bool:
+        """Enters a call; returns whether it begins a generation.
+
+        ``context`` names the guidance branch; without one it is "cond". A branch is called once at
+        each step. At step 0 a second call in a context begins a generation, as that of one step
+        does. Raises InvalidArgument for any other second call: its tiles would be those of the
+        first. A call that was not ended, because it failed, does not count.
+        """
+        branch = context or _BRANCH_WITHOUT_CONTEXT
+        step = call(_ops.lite_step_number, [*self._timesteps, timestep])
+        finished = self._finished if [timestep] == self._timesteps[-1:] else set()
+        if branch in finished:
+            if context is None:
+                _refuse_second_call_without_context(timestep)
+            if step > 0:
+                _refuse_second_call(branch, timestep, step)
+            finished = set()
+        self._timesteps = [timestep] if step == 0 else [*self._timesteps, timestep]
+        self._finished = finished
+        self._current = step, branch
+        return step == 0 and not finished
+
+    def end_call(self) -> None:
+        if self._current is not None:
+            self._finished.add(self._current[1])
+        self._current = None
+
+    def now(self, path: str) -> tuple[int, str]:
+        """Step and branch of the call under way, for the layer at ``path``."""
+        if self._current is None:
+            raise InvalidArgument(
+                f"{path} was called outside its transformer, which is where the timestep is read; "
+                "call the transformer, or saccade.disable it first"
+            )
+        return self._current
+
+
+def _refuse_second_call_without_context(timestep: float) -> None:
+    raise InvalidArgument(
+        f"the transformer was called twice at timestep {timestep:g} without a cache context, so "
+        "its guidance branches cannot be told apart; wrap each of them in `with "
+        'transformer.cache_context("cond"):` or `with transformer.cache_context("uncond"):`'
+    )
+
+
+def _refuse_second_call(branch: str, timestep: float, step: int) -> None:
+    raise InvalidArgument(
+        f"branch {branch!r} was called twice at timestep {timestep:g} (step {step}), but has one "
+        "call at each step; give every branch its own name in transformer.cache_context(name). "
+        "For a new generation that begins at this timestep, saccade.disable and saccade.enable "
+        "the model again"
+    )
