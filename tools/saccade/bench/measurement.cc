@@ -4,28 +4,38 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <memory>
 
 namespace saccade::cli {
 namespace {
 
-double seconds_of(const Workload& workload, Pass pass) {
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+double computed_share(const Measurement& measurement) {
+  return 1 - measurement.sparsity.value_or(0);
+}
+
+double seconds_of(const Workload& workload, const Measurement& measurement) {
+  const int calls = static_cast<int>(std::ceil(0.5 / computed_share(measurement)));
   const auto begin = std::chrono::steady_clock::now();
-  workload.run(pass);
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  for (int call = 0; call < calls; ++call) workload.run(measurement.pass);
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+  return elapsed.count() / calls;
 }
 
 }  // namespace
 
 double Measurement::median_seconds() const {
-  std::vector<double> sorted = seconds;
-  std::ranges::sort(sorted);
-  const std::size_t middle = sorted.size() / 2;
-  return sorted.size() % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+  return median(seconds);
 }
 
 double Measurement::efficiency() const {
-  return (1 - sparsity.value_or(0)) * dense_seconds / median_seconds();
+  return median(efficiencies);
 }
 
 std::vector<Measurement> measure(const Context& context,
@@ -51,13 +61,13 @@ std::vector<Measurement> measure(const Context& context,
   for (int repeat = 0; repeat < repeats; ++repeat) {
     on_repeat(repeat);
     for (std::size_t i = 0; i < measurements.size(); ++i) {
-      const Workload& workload = *workloads[i % workloads.size()];
-      measurements[i].seconds.push_back(seconds_of(workload, measurements[i].pass));
+      Measurement& measurement = measurements[i];
+      const std::size_t workload = i % workloads.size();
+      const double seconds = seconds_of(*workloads[workload], measurement);
+      measurement.seconds.push_back(seconds);
+      const double dense_seconds = measurements[i - workload].seconds.back();
+      measurement.efficiencies.push_back(computed_share(measurement) * dense_seconds / seconds);
     }
-  }
-  for (std::size_t i = 0; i < measurements.size(); ++i) {
-    const std::size_t dense = i - i % workloads.size();
-    measurements[i].dense_seconds = measurements[dense].median_seconds();
   }
   return measurements;
 }

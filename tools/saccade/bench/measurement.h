@@ -18,16 +18,19 @@ struct Measurement {
   std::optional<double> sparsity;  // absent = dense
   double flops = 0;
   std::vector<double> seconds;  // one for each repeat
-  double dense_seconds = 0;     // median of the dense call
+  // (1 - sparsity) x dense time / time of each repeat: 1 where every skipped tile saves its full
+  // share.
+  std::vector<double> efficiencies;
 
   double median_seconds() const;
   double gflops() const { return flops / median_seconds() * 1e-9; }
-  // (1 - sparsity) x dense time / time: 1 where every skipped tile saves its full share.
-  double efficiency() const;
+  double efficiency() const;  // the median
 };
 
 // Times both passes of dense attention and of each sparsity, in turn within every repeat, so that a
-// change of the machine's speed meets all of them alike. One untimed turn goes first.
+// change of the machine's speed meets all of them alike: efficiencies compare times of one repeat.
+// A sparse timing is the mean of as many calls as take half as long as a dense one, or a little
+// more. One untimed turn goes first.
 std::vector<Measurement> measure(const Context& context,
                                  const Operands& operands,
                                  const std::vector<double>& sparsities,
