@@ -7,13 +7,13 @@ SHELL := /bin/bash
 
 saccade := build/cpu/tools/saccade/saccade
 python := .venv/bin/python
-cpp_files = $(shell find benchmarks include python src tests tools -name '*.h' -o -name '*.cc')
-python_files = benchmarks python tests
+cpp_files = $(shell find include python src tests tools -name '*.h' -o -name '*.cc')
+python_files = benchmarks examples python tests
 
 # The library and the Python extension compile the same sources: the second build is a cache hit.
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: help setup test lint format tidy asan tsan bench clean
+.PHONY: help setup test lint format tidy asan tsan bench demo study clean
 
 help:
 	@echo 'make setup    install what is needed, build, install the Python package into .venv'
@@ -24,6 +24,8 @@ help:
 	@echo 'make asan     run the C++ tests with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan     run the C++ tests with ThreadSanitizer'
 	@echo 'make bench    measure against equal dense attention and against PyTorch'
+	@echo 'make demo     draw clips dense and with LiteAttention, and write build/demo/report.html'
+	@echo 'make study    the same with more of everything, in an hour or two; goes on where it stopped'
 	@echo 'make clean    remove build/ and .venv/'
 
 setup: python-package
@@ -59,6 +61,12 @@ tsan: build-tsan
 bench: setup
 	$(saccade) bench
 	$(python) benchmarks/cpu_vs_torch.py
+
+demo: setup
+	$(python) -m saccade.demo --model examples/demo_model --out build/demo
+
+study: setup
+	$(python) -m saccade.demo --model examples/demo_model --out build/study --study
 
 clean:
 	rm -rf build .venv

@@ -1,0 +1,1 @@
+"""One command that draws clips dense and with LiteAttention, and compares them."""
