@@ -28,7 +28,7 @@ class LiteSchedule:
     ``dense_first_steps``, ``dense_last_steps``: steps that compute every tile; they mark like any
     other. The last ones need ``num_steps``, the steps of a generation (0 = unknown).
 
-    Raises InvalidArgument if these contradict each other.
+    Raises InvalidArgument if these contradict each other, TypeError for what is no number.
     """
 
     threshold: float = DEFAULT_THRESHOLD
@@ -38,7 +38,8 @@ class LiteSchedule:
     num_steps: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "thresholds", tuple(self.thresholds))
+        object.__setattr__(self, "threshold", float(self.threshold))
+        object.__setattr__(self, "thresholds", tuple(map(float, self.thresholds)))
         self.plan(0)
 
     def plan(self, step: int) -> tuple[bool, float]:

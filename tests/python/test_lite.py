@@ -115,6 +115,8 @@ def test_refusals_name_the_way_out() -> None:
         lite.mask("uncond")
     with pytest.raises(saccade.InvalidArgument, match="threshold is 1"):
         saccade.LiteAttention(threshold=1.0)
+    with pytest.raises(TypeError, match="NoneType"):
+        saccade.LiteSchedule(None)
     with pytest.raises(saccade.InvalidArgument, match="threshold is nan"):
         saccade.LiteSchedule(math.nan)
     with pytest.raises(saccade.InvalidArgument, match="not both"):
