@@ -54,14 +54,17 @@ void panel_delta(const BackwardProblem& problem,
   const std::ptrdiff_t rows = std::min<std::int64_t>(width, tile.queries - first);
   rows_to_panel(row_of<const T>(problem.out, tile.batch, tile.head, tile.first_query + first),
                 problem.out.strides[2], rows, head_dim, 1.0f, width, out_panel);
-  for (std::ptrdiff_t lane = 0; lane < width; lane += hn::Lanes(d)) {
-    V32 sum = hn::Zero(d);
-    for (std::ptrdiff_t i = 0; i < head_dim; ++i) {
-      sum = hn::MulAdd(hn::Load(d, out_panel + i * width + lane),
-                       hn::Load(d, dout_panel + i * width + lane), sum);
-    }
-    hn::Store(sum, d, delta + lane);
+  const std::ptrdiff_t lanes = hn::Lanes(d);
+  V32 sum0 = hn::Zero(d);
+  V32 sum1 = sum0;
+  for (std::ptrdiff_t i = 0; i < head_dim; ++i) {
+    const float* HWY_RESTRICT o = out_panel + i * width;
+    const float* HWY_RESTRICT g = dout_panel + i * width;
+    sum0 = hn::MulAdd(hn::Load(d, o), hn::Load(d, g), sum0);
+    sum1 = hn::MulAdd(hn::Load(d, o + lanes), hn::Load(d, g + lanes), sum1);
   }
+  hn::Store(sum0, d, delta);
+  hn::Store(sum1, d, delta + lanes);
   if (!problem.dlse) return;
   for (std::ptrdiff_t i = 0; i < rows; ++i) {
     delta[i] -=
@@ -69,7 +72,20 @@ void panel_delta(const BackwardProblem& problem,
   }
 }
 
-// Rows [first, first + rows) of a row of tiles, cut into strips of `width` columns.
+template <typename T>
+HWY_INLINE void prefetch_rows(const T* rows,
+                              std::ptrdiff_t row_stride,
+                              std::ptrdiff_t row_count,
+                              std::ptrdiff_t head_dim) {
+  constexpr std::ptrdiff_t kLine = 64 / sizeof(T);
+  for (std::ptrdiff_t row = 0; row < row_count; ++row) {
+    for (std::ptrdiff_t i = 0; i < head_dim; i += kLine) {
+      __builtin_prefetch(rows + row * row_stride + i);
+    }
+  }
+}
+
+// Rows cut into strips of `width` columns; row by row, which the hardware prefetcher follows.
 template <typename T>
 void rows_to_strips(const T* rows,
                     std::ptrdiff_t row_stride,
@@ -78,18 +94,21 @@ void rows_to_strips(const T* rows,
                     std::ptrdiff_t strip_floats,
                     float* strips) {
   const std::ptrdiff_t width = panel_width();
-  for (std::ptrdiff_t column = 0; column < head_dim; column += width) {
-    const std::ptrdiff_t columns = std::min(width, head_dim - column);
-    float* strip = strips + column / width * strip_floats;
-    // The lanes beyond head_dim only need to be harmless.
-    if (columns < width) std::fill_n(strip, row_count * width, 0.0f);
-    copy_rows(rows + column, row_stride, 1.0f, strip, width, row_count, columns);
+  const std::ptrdiff_t tail = head_dim % width;
+  // The lanes beyond head_dim only need to be harmless.
+  if (tail > 0) std::fill_n(strips + head_dim / width * strip_floats, row_count * width, 0.0f);
+  for (std::ptrdiff_t row = 0; row < row_count; ++row) {
+    for (std::ptrdiff_t column = 0; column < head_dim; column += width) {
+      copy_rows(rows + row * row_stride + column, row_stride, 1.0f,
+                strips + column / width * strip_floats + row * width, width, 1,
+                std::min(width, head_dim - column));
+    }
   }
 }
 
 // The queries and output gradients of one row of tiles in both forms that the products read, with
-// lse (log2 units) and delta beside them. Panel by panel, so that both forms are made from rows
-// that are still in L1.
+// lse (log2 units) and delta beside them. Panel by panel, strips first: panels are then made from
+// rows that are in L1.
 template <typename T>
 void prepare_query_tile(const BackwardProblem& problem,
                         const QueryTile& tile,
@@ -106,10 +125,12 @@ void prepare_query_tile(const BackwardProblem& problem,
     const std::ptrdiff_t q_stride = problem.q.strides[2];
     const std::ptrdiff_t dout_stride = problem.dout.strides[2];
     float* dout_panel = to.dout_panels + first * head_dim;
-    rows_to_panel(q, q_stride, rows, head_dim, scale, width, to.q_panels + first * head_dim);
+    prefetch_rows(row_of<const T>(problem.out, tile.batch, tile.head, tile.first_query + first),
+                  problem.out.strides[2], rows, head_dim);
     rows_to_strips(q, q_stride, rows, head_dim, strip_floats, to.q_strips + first * width);
-    rows_to_panel(dout, dout_stride, rows, head_dim, 1.0f, width, dout_panel);
+    rows_to_panel(q, q_stride, rows, head_dim, scale, width, to.q_panels + first * head_dim);
     rows_to_strips(dout, dout_stride, rows, head_dim, strip_floats, to.dout_strips + first * width);
+    rows_to_panel(dout, dout_stride, rows, head_dim, 1.0f, width, dout_panel);
     panel_delta<T>(problem, tile, first, dout_panel, out_panel, to.delta + first);
   }
   const std::ptrdiff_t padded = (tile.queries + width - 1) / width * width;
@@ -163,12 +184,13 @@ void store_dq_tile(const BackwardProblem& problem,
   const std::int64_t written = part_count == 0 ? 0 : tile.queries;
   std::fill_n(factors, width, static_cast<float>(problem.scale));
   for (std::ptrdiff_t first = 0; first < written; first += width) {
+    const std::int64_t rows = std::min<std::int64_t>(width, written - first);
+    prefetch_rows(row(first), dq.strides[2], rows, head_dim);
     float* sum = parts[0] + first * head_dim;
     for (int part = 1; part < part_count; ++part) {
       add_floats(parts[part] + first * head_dim, width * head_dim, sum);
     }
-    panel_to_rows(sum, width, factors, row(first), dq.strides[2],
-                  std::min<std::int64_t>(width, written - first), head_dim);
+    panel_to_rows(sum, width, factors, row(first), dq.strides[2], rows, head_dim);
   }
   const std::int64_t rows =
       std::min<std::int64_t>(problem.grid.block_q, problem.grid.q_len - tile.first_query);

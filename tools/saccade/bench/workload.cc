@@ -60,13 +60,8 @@ Workload::Workload(const Context& context, const Operands& operands, std::option
       out_(operands.make_tensor(operands.grid.q_len)),
       lse_(DType::f32, {operands.grid.batch, operands.grid.heads, operands.grid.q_len}),
       marks_(operands.grid),
-      context_(context),
-      workspace_(0) {
+      context_(context) {
   if (sparsity) tiles_ = random_tiles(operands.grid, *sparsity);
-  workspace_ = AlignedMemory(
-      std::max(attention_forward_workspace_size(context, forward_inputs(), forward_options()),
-               attention_backward_workspace_size(context, backward_inputs(), backward_options())));
-  context_.workspace = workspace_.bytes();
 }
 
 std::optional<double> Workload::sparsity() const {

@@ -59,7 +59,6 @@ class Workload {
   std::optional<TileMask> tiles_;
   TileMask marks_;
   Context context_;
-  AlignedMemory workspace_;
 };
 
 }  // namespace saccade::cli
