@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import torch
@@ -80,15 +79,11 @@ class TransformerHook(ModelHook):
         self._contexts = StateManager(BaseState)
         self.layers = [Layer(path, attentions[path], self._trajectory) for path in modules]
         self._redirections = [Redirection(modules[layer.path], layer) for layer in self.layers]
-        # The dispatcher's tables outlive a model that is dropped while it is enabled.
-        backends = [redirection.backend for redirection in self._redirections]
-        self._unregister = weakref.finalize(transformer, unregister_backends, backends)
-        self._unregister.atexit = False
 
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:  # diffusers' spelling
         for redirection in self._redirections:
             redirection.undo()
-        self._unregister()
+        unregister_backends([redirection.backend for redirection in self._redirections])
         return module
 
     @torch.compiler.disable

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,11 @@ from .layer import Layer
 
 _TABLES = ("_backends", "_constraints", "_supported_arg_names")
 _numbers = itertools.count()
+
+# The backends in diffusers' tables. A layer goes with its model, even one that is dropped while it
+# is enabled; its backend stays until the next one is made. The garbage collector must not take it
+# out: compiled code watches the tables, and does not survive a change while it is being made.
+_layers: dict[AttentionBackendName, weakref.ref[Layer]] = {}
 
 
 def require_known_dispatcher() -> None:
@@ -55,21 +61,24 @@ class Redirection:
 
 
 def unregister_backends(backends: list[AttentionBackendName]) -> None:
-    for table in _TABLES:
-        for backend in backends:
+    for backend in backends:
+        _layers.pop(backend, None)
+        for table in _TABLES:
             getattr(_AttentionBackendRegistry, table).pop(backend, None)
 
 
 def _register_backend(layer: Layer) -> AttentionBackendName:
     """A backend that calls ``layer``. The enum does not list it, so nobody else can choose it."""
+    unregister_backends([backend for backend, known in _layers.items() if known() is None])
     name = f"saccade_{next(_numbers)}_{layer.path}"
     backend = str.__new__(AttentionBackendName, name)
     backend._name_ = backend._value_ = name
-    _AttentionBackendRegistry.register(backend)(_backend_function(layer))
+    _layers[backend] = weakref.ref(layer)
+    _AttentionBackendRegistry.register(backend)(_backend_function(layer.path, _layers[backend]))
     return backend
 
 
-def _backend_function(layer: Layer) -> Callable[..., Tensor]:
+def _backend_function(path: str, known: weakref.ref[Layer]) -> Callable[..., Tensor]:
     # The dispatcher passes those arguments that this signature has. Grouped heads need no flag:
     # the shapes of query and key tell.
     @torch.compiler.disable
@@ -94,9 +103,15 @@ def _backend_function(layer: Layer) -> Callable[..., Tensor]:
         for name, is_given in refused.items():
             if is_given:
                 raise Unsupported(
-                    f"{layer.path} was called with {name}, which saccade does not support there; "
+                    f"{path} was called with {name}, which saccade does not support there; "
                     "call it without, or saccade.disable the model"
                 )
+        layer = known()
+        if layer is None:
+            raise Unsupported(
+                f"{path} is a copy from a model that is gone; saccade.disable a model before "
+                "copying its parts"
+            )
         return layer.attend(query, key, value)
 
     return attend
