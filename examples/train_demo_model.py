@@ -51,8 +51,8 @@ class Stage:
 STAGES = (
     Stage(frames=4, size=32, batch=16, steps=800),
     Stage(frames=8, size=32, batch=8, steps=300),
-    Stage(frames=8, size=64, batch=2, steps=350),
-    Stage(frames=16, size=64, batch=1, steps=250),
+    Stage(frames=8, size=64, batch=2, steps=300),
+    Stage(frames=16, size=64, batch=1, steps=150),
 )
 PEAK_LEARNING_RATE = 1e-3
 WARM_UP_STEPS = 150
