@@ -301,8 +301,10 @@ void backward_slot(const BackwardProblem& problem,
     const ColumnOfTiles column = buffers.column(problem, slot, k_tile);
     BackwardColumn backward(problem, column, scratch);
     const std::int64_t listed = list_column(problem, column, scratch.rows);
-    visit_column(problem, slot, buffers, scratch, listed,
-                 VisitAfterColumn(problem, slot, buffers, k_tile), backward);
+    if (listed > 0) {
+      visit_column(problem, slot, buffers, scratch, listed,
+                   VisitAfterColumn(problem, slot, buffers, k_tile), backward);
+    }
     with_element(problem.k.dtype, [&](auto* element) HWY_ATTR {
       backward.store<std::remove_pointer_t<decltype(element)>>();
     });
