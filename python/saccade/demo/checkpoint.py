@@ -18,6 +18,7 @@ CONFIG = "transformer/config.json"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"
 TRAINING = "training.json"
+MODEL_INDEX = "model_index.json"
 
 _FIXED = {
     "in_channels": LATENT_CHANNELS,
@@ -42,6 +43,15 @@ def require_demo_checkpoint(folder: Path) -> None:
                 f"moving shapes need {value!r}"
             )
     _require_weights(folder / WEIGHTS, config)
+
+
+def require_wan_checkpoint(folder: Path) -> None:
+    """Raises InvalidArgument unless ``folder`` has every part that its model_index.json lists."""
+    index = read_config(folder / MODEL_INDEX, "WanPipeline")
+    for name, part in index.items():
+        is_listed = isinstance(part, list) and any(part)
+        if is_listed and not (folder / name).is_dir():
+            raise InvalidArgument(f"{folder} is not a complete Wan checkpoint: {name}/ is missing")
 
 
 def load_transformer(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InvalidArgument
-from .checkpoint import TRAINING, read_config
+from .checkpoint import MODEL_INDEX, TRAINING, require_wan_checkpoint
 from .models import Model
 from .moving_shapes_model import MovingShapesModel
 from .wan_model import WanModel
@@ -25,15 +25,15 @@ def load_model(path_or_id: str, device: torch.device) -> Model:
         raise InvalidArgument(f"there is no folder {path_or_id}")
     if not folder.is_dir():
         raise InvalidArgument(f"{path_or_id} is a file; give the folder of a checkpoint")
-    if (index := folder / "model_index.json").exists():
-        read_config(index, "WanPipeline")
+    if (folder / MODEL_INDEX).exists():
+        require_wan_checkpoint(folder)
         return WanModel(path_or_id, device)
     if any((folder / name).exists() for name in (TRAINING, "transformer")):
         return MovingShapesModel(folder, device)
     found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
     raise InvalidArgument(
         f"{path_or_id} holds neither the demo model ({TRAINING}, transformer/, scheduler/) nor a "
-        f"diffusers pipeline (model_index.json); found: {found}"
+        f"diffusers pipeline ({MODEL_INDEX}); found: {found}"
     )
 
 

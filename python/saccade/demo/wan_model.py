@@ -38,7 +38,9 @@ class WanModel(Model):
     def __init__(self, path_or_id: str, device: torch.device) -> None:
         self.name = self.fingerprint = path_or_id
         try:
-            self.pipeline = WanPipeline.from_pretrained(path_or_id, torch_dtype=dtype_for(device))
+            self.pipeline = WanPipeline.from_pretrained(
+                path_or_id, dtype={"default": dtype_for(device), "vae": torch.float32}
+            )
         except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
             raise InvalidArgument(
                 f"{path_or_id} cannot be loaded as a Wan pipeline of diffusers: {error}"
