@@ -10,6 +10,7 @@
 #include <saccade/info.h>
 #include <saccade/lite.h>
 #include <saccade/merge_partials.h>
+#include <saccade/routing.h>
 #include <saccade/tensor_view.h>
 #include <saccade/tile_grid.h>
 #include <saccade/tile_index.h>

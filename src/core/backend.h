@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/attention_problem.h"
+#include "core/routing_problem.h"
 
 #include <saccade/merge_partials.h>
 #include <saccade/update_mask.h>
@@ -53,6 +54,13 @@ class BackendOps {
                            const UpdateMaskInputs& inputs,
                            const UpdateMaskOptions& options,
                            const TileMaskView& next) const = 0;
+
+  virtual std::optional<std::string> why_unsupported(const PoolProblem& problem) const = 0;
+  virtual void pool_tiles(const Execution& execution, const PoolProblem& problem) const = 0;
+
+  virtual std::optional<std::string> why_unsupported(const SelectProblem& problem) const = 0;
+  virtual std::size_t workspace_size(const SelectProblem& problem, int workers) const = 0;
+  virtual void select_tiles(const Execution& execution, const SelectProblem& problem) const = 0;
 };
 
 const BackendOps& reference_backend();

@@ -5,6 +5,7 @@
 #include <saccade/attention.h>
 #include <saccade/error.h>
 #include <saccade/merge_partials.h>
+#include <saccade/routing.h>
 #include <saccade/update_mask.h>
 
 #include <fmt/format.h>
@@ -53,7 +54,12 @@ struct Call {
     require_support(problem);
     return problem;
   }
-  void require_support(const AttentionProblem& problem) const {
+  SelectProblem problem(const SelectTilesInputs& inputs, const SelectTilesOptions& options) const {
+    SelectProblem problem = validate_select(inputs, options);
+    require_support(problem);
+    return problem;
+  }
+  void require_support(const auto& problem) const {
     if (const auto reason = backend.why_unsupported(problem)) throw Unsupported(*reason);
   }
   std::size_t workspace_size(const auto& problem) const {
@@ -153,6 +159,34 @@ void update_mask(const Context& context,
   const Call call(context);
   validate_update_mask(inputs, options, next);
   call.backend.update_mask(call.execution(), inputs, options, next);
+}
+
+void pool_tiles(const Context& context,
+                const PoolTilesInputs& inputs,
+                const PoolTilesOptions& options,
+                const TensorView& means) {
+  const Call call(context);
+  const PoolProblem problem = validate_pool(inputs, options, means);
+  call.require_support(problem);
+  call.backend.pool_tiles(call.execution(), problem);
+}
+
+std::size_t select_tiles_workspace_size(const Context& context,
+                                        const SelectTilesInputs& inputs,
+                                        const SelectTilesOptions& options) {
+  const Call call(context);
+  return call.workspace_size(call.problem(inputs, options));
+}
+
+void select_tiles(const Context& context,
+                  const SelectTilesInputs& inputs,
+                  const SelectTilesOptions& options,
+                  const TileClasses& classes) {
+  const Call call(context);
+  SelectProblem problem = call.problem(inputs, options);
+  attach_outputs(problem, classes);
+  const Workspace workspace(context.workspace, call.workspace_size(problem));
+  call.backend.select_tiles(call.execution(workspace.span()), problem);
 }
 
 }  // namespace saccade

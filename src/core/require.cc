@@ -114,4 +114,33 @@ void require_ranges(std::string_view name,
   }
 }
 
+void require_head_counts(std::int64_t q_heads, std::int64_t k_heads) {
+  if (q_heads % k_heads == 0) return;
+  throw InvalidArgument(fmt::format(
+      "q has {} heads and k has {}, but q_heads must be a multiple of k_heads; the "
+      "nearest legal q_heads is {}",
+      q_heads, k_heads, std::max<std::int64_t>(1, (q_heads + k_heads / 2) / k_heads) * k_heads));
+}
+
+void require_lengths(std::string_view name,
+                     const TensorView& lens,
+                     std::int64_t batch,
+                     std::int64_t limit) {
+  if (!lens) return;
+  require_tensor(name, lens, DType::i32, {batch});
+  for (std::int64_t b = 0; b < batch; ++b) {
+    const std::int32_t length = static_cast<const std::int32_t*>(lens.data)[b * lens.strides[0]];
+    if (length < 0 || length > limit) {
+      throw InvalidArgument(
+          fmt::format("{}[{}] is {}, but must be in [0, {}]", name, b, length, limit));
+    }
+  }
+}
+
+double resolve_scale(const std::optional<double>& scale, std::int64_t head_dim) {
+  if (!scale) return 1 / std::sqrt(static_cast<double>(head_dim));
+  if (std::isfinite(*scale)) return *scale;
+  throw InvalidArgument(fmt::format("scale is {}, but must be finite", *scale));
+}
+
 }  // namespace saccade

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -39,5 +40,17 @@ void require_threshold(double threshold);
 
 // Ranges within [0, length].
 void require_ranges(std::string_view name, std::span<const TokenRange> ranges, std::int64_t length);
+
+// q_heads is a multiple of k_heads.
+void require_head_counts(std::int64_t q_heads, std::int64_t k_heads);
+
+// Lengths per batch entry, if given: i32 [batch], each in [0, limit].
+void require_lengths(std::string_view name,
+                     const TensorView& lens,
+                     std::int64_t batch,
+                     std::int64_t limit);
+
+// The scale of the logits, 1 / sqrt(head_dim) if none is given; it must be finite.
+double resolve_scale(const std::optional<double>& scale, std::int64_t head_dim);
 
 }  // namespace saccade

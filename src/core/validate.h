@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/attention_problem.h"
+#include "core/routing_problem.h"
 
 #include <saccade/merge_partials.h>
 #include <saccade/update_mask.h>
@@ -32,5 +33,11 @@ void validate_merge_backward(std::span<const Partial> partials,
 void validate_update_mask(const UpdateMaskInputs& inputs,
                           const UpdateMaskOptions& options,
                           const TileMaskView& next);
+
+PoolProblem validate_pool(const PoolTilesInputs& inputs,
+                          const PoolTilesOptions& options,
+                          const TensorView& means);
+SelectProblem validate_select(const SelectTilesInputs& inputs, const SelectTilesOptions& options);
+void attach_outputs(SelectProblem& problem, const TileClasses& classes);
 
 }  // namespace saccade

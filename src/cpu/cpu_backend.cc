@@ -11,25 +11,29 @@
 namespace saccade {
 namespace {
 
-constexpr int kHeadDimStep = 16;
-constexpr int kMaxHeadDim = 256;
+constexpr std::int64_t kHeadDimStep = 16;
+constexpr std::int64_t kMaxHeadDim = 256;
 
 constexpr const char* kNoF64 =
     "the cpu backend takes f16, bf16 and f32, not f64; set SACCADE_BACKEND=reference or use f32";
 
+// Of tensors whose last dimension is head_dim.
+std::optional<std::string> why_unsupported_tensor(DType dtype, std::int64_t head_dim) {
+  if (dtype == DType::f64) return kNoF64;
+  if (head_dim % kHeadDimStep == 0 && head_dim <= kMaxHeadDim) return std::nullopt;
+  const std::int64_t below = std::min(head_dim / kHeadDimStep * kHeadDimStep, kMaxHeadDim);
+  const std::int64_t above = std::min(below + kHeadDimStep, kMaxHeadDim);
+  return fmt::format(
+      "the cpu backend takes head_dim in multiples of {} up to {}, not {}; the nearest legal "
+      "choice is {}",
+      kHeadDimStep, kMaxHeadDim, head_dim,
+      below > 0 && head_dim - below < above - head_dim ? below : above);
+}
+
 class CpuBackend final : public BackendOps {
  public:
   std::optional<std::string> why_unsupported(const AttentionProblem& problem) const override {
-    if (problem.q.dtype == DType::f64) return kNoF64;
-    const int head_dim = problem.head_dim;
-    if (head_dim % kHeadDimStep == 0 && head_dim <= kMaxHeadDim) return std::nullopt;
-    const int below = std::min(head_dim / kHeadDimStep * kHeadDimStep, kMaxHeadDim);
-    const int above = std::min(below + kHeadDimStep, kMaxHeadDim);
-    return fmt::format(
-        "the cpu backend takes head_dim in multiples of {} up to {}, not {}; the nearest legal "
-        "choice is {}",
-        kHeadDimStep, kMaxHeadDim, head_dim,
-        below > 0 && head_dim - below < above - head_dim ? below : above);
+    return why_unsupported_tensor(problem.q.dtype, problem.head_dim);
   }
 
   // Tiles are never fused into one product, so every tile is its own visit group.
@@ -72,6 +76,23 @@ class CpuBackend final : public BackendOps {
                    const UpdateMaskOptions& options,
                    const TileMaskView& next) const override {
     cpu::update_mask(execution, inputs, options, next);
+  }
+
+  std::optional<std::string> why_unsupported(const PoolProblem& problem) const override {
+    return why_unsupported_tensor(problem.x.dtype, problem.x.shape[3]);
+  }
+  void pool_tiles(const Execution& execution, const PoolProblem& problem) const override {
+    cpu::pool_tiles(execution, problem);
+  }
+
+  std::optional<std::string> why_unsupported(const SelectProblem& problem) const override {
+    return why_unsupported_tensor(problem.q.dtype, problem.head_dim());
+  }
+  std::size_t workspace_size(const SelectProblem& problem, int workers) const override {
+    return cpu::workspace_size(problem, workers);
+  }
+  void select_tiles(const Execution& execution, const SelectProblem& problem) const override {
+    cpu::select_tiles(execution, problem);
   }
 };
 

@@ -27,4 +27,9 @@ void update_mask(const Execution& execution,
                  const UpdateMaskOptions& options,
                  const TileMaskView& next);
 
+void pool_tiles(const Execution& execution, const PoolProblem& problem);
+
+std::size_t workspace_size(const SelectProblem& problem, int workers);
+void select_tiles(const Execution& execution, const SelectProblem& problem);
+
 }  // namespace saccade::cpu

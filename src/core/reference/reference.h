@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/attention_problem.h"
+#include "core/routing_problem.h"
 
 #include <saccade/merge_partials.h>
 #include <saccade/update_mask.h>
@@ -23,5 +24,7 @@ void merge_partials_backward(std::span<const Partial> partials,
 void update_mask(const UpdateMaskInputs& inputs,
                  const UpdateMaskOptions& options,
                  const TileMaskView& next);
+void pool_tiles(const PoolProblem& problem);
+void select_tiles(const SelectProblem& problem);
 
 }  // namespace saccade::reference

@@ -43,6 +43,21 @@ class ReferenceBackend final : public BackendOps {
                    const TileMaskView& next) const override {
     reference::update_mask(inputs, options, next);
   }
+
+  std::optional<std::string> why_unsupported(const PoolProblem&) const override {
+    return std::nullopt;
+  }
+  void pool_tiles(const Execution&, const PoolProblem& problem) const override {
+    reference::pool_tiles(problem);
+  }
+
+  std::optional<std::string> why_unsupported(const SelectProblem&) const override {
+    return std::nullopt;
+  }
+  std::size_t workspace_size(const SelectProblem&, int) const override { return 0; }
+  void select_tiles(const Execution&, const SelectProblem& problem) const override {
+    reference::select_tiles(problem);
+  }
 };
 
 }  // namespace
