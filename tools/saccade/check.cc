@@ -42,9 +42,11 @@ std::vector<int> problem_numbers(const CheckOptions& options) {
 
 void check_problem(const Problem& problem, Backend backend, BackendReport& report) {
   try {
-    report.add(problem, check_attention(problem, make_data(problem), backend));
+    const ProblemData data = make_data(problem);
+    report.add(problem, check_attention(problem, data, backend));
     report.add(problem, check_merge_partials(problem, backend));
     report.add(problem, check_update_mask(problem, backend));
+    report.add(problem, check_routing(problem, data, backend));
   } catch (const Error& error) {
     report.add_refusal(problem, error.what());
   }

@@ -51,6 +51,12 @@ double max_difference(std::span<const double> got, std::span<const double> want)
   return worst;
 }
 
+std::int64_t count_different_tiles(const TileMask& a, const TileMask& b) {
+  TileMask only_a = a;
+  TileMask only_b = b;
+  return (only_a -= b).count() + (only_b -= a).count();
+}
+
 std::int64_t count_wrong_marks(const TileMask& got,
                                const TileMask& want,
                                std::span<const double> scores,

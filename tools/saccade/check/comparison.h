@@ -21,6 +21,9 @@ double relative_l2(std::span<const double> got,
 // Largest |got - want|.
 double max_difference(std::span<const double> got, std::span<const double> want);
 
+// Number of tiles that only one of the masks has.
+std::int64_t count_different_tiles(const TileMask& a, const TileMask& b);
+
 // Number of tiles that only one of the masks has, where a score [batch, heads, q_tiles, k_tiles]
 // within `tolerance` of the threshold does not excuse it.
 std::int64_t count_wrong_marks(const TileMask& got,

@@ -21,6 +21,8 @@ enum class Quantity {
   merged_lse,
   merge_gradients,
   next_mask,
+  means,
+  classes,
 };
 
 std::string_view name_of(Quantity quantity);
@@ -52,5 +54,8 @@ std::vector<Finding> check_attention(const Problem& problem,
                                      Backend backend);
 std::vector<Finding> check_merge_partials(const Problem& problem, Backend backend);
 std::vector<Finding> check_update_mask(const Problem& problem, Backend backend);
+std::vector<Finding> check_routing(const Problem& problem,
+                                   const ProblemData& data,
+                                   Backend backend);
 
 }  // namespace saccade::cli

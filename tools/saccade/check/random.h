@@ -10,7 +10,14 @@ namespace saccade::cli {
 // change the numbers of another.
 class Random {
  public:
-  enum class Stream : std::uint32_t { problem, data, earlier_lse, merge_partials, update_mask };
+  enum class Stream : std::uint32_t {
+    problem,
+    data,
+    earlier_lse,
+    merge_partials,
+    update_mask,
+    routing,
+  };
 
   Random(std::uint64_t seed, int number, Stream stream) {
     std::seed_seq sequence{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32),

@@ -39,6 +39,10 @@ std::string_view name_of(Quantity quantity) {
       return "merge_partials_backward";
     case Quantity::next_mask:
       return "update_mask";
+    case Quantity::means:
+      return "pool_tiles";
+    case Quantity::classes:
+      return "select_tiles";
   }
   return "";
 }

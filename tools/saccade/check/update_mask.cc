@@ -1,3 +1,4 @@
+#include "check/comparison.h"
 #include "check/primitives.h"
 
 #include <saccade/update_mask.h>
@@ -32,12 +33,6 @@ HostTensor draw_scores(Random& random, const TileGrid& grid, double threshold) {
   return tensor;
 }
 
-double count_different_tiles(const TileMask& a, const TileMask& b) {
-  TileMask only_a = a;
-  TileMask only_b = b;
-  return static_cast<double>((only_a -= b).count() + (only_b -= a).count());
-}
-
 }  // namespace
 
 // The decision is exact, so the result is too.
@@ -67,9 +62,10 @@ std::vector<Finding> check_update_mask(const Problem& problem, Backend backend) 
   };
   std::vector<Finding> findings;
   for (const bool from_scores : {false, true}) {
-    const double wrong =
+    const std::int64_t wrong =
         count_different_tiles(run(backend, from_scores), run(Backend::reference, from_scores));
-    findings.push_back({Quantity::next_mask, from_scores ? "from scores" : "from marks", wrong, 0});
+    findings.push_back({Quantity::next_mask, from_scores ? "from scores" : "from marks",
+                        static_cast<double>(wrong), 0});
   }
   return findings;
 }
