@@ -8,6 +8,7 @@
 #include <saccade/error.h>
 #include <saccade/executor.h>
 #include <saccade/info.h>
+#include <saccade/linear_attention.h>
 #include <saccade/lite.h>
 #include <saccade/merge_partials.h>
 #include <saccade/routing.h>

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/attention_problem.h"
+#include "core/linear_problem.h"
 #include "core/routing_problem.h"
 
 #include <saccade/merge_partials.h>
@@ -61,6 +62,14 @@ class BackendOps {
   virtual std::optional<std::string> why_unsupported(const SelectProblem& problem) const = 0;
   virtual std::size_t workspace_size(const SelectProblem& problem, int workers) const = 0;
   virtual void select_tiles(const Execution& execution, const SelectProblem& problem) const = 0;
+
+  virtual std::size_t workspace_size(const LinearForwardProblem& problem, int workers) const = 0;
+  virtual void linear_forward(const Execution& execution,
+                              const LinearForwardProblem& problem) const = 0;
+
+  virtual std::size_t workspace_size(const LinearBackwardProblem& problem, int workers) const = 0;
+  virtual void linear_backward(const Execution& execution,
+                               const LinearBackwardProblem& problem) const = 0;
 };
 
 const BackendOps& reference_backend();

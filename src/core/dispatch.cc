@@ -4,6 +4,7 @@
 
 #include <saccade/attention.h>
 #include <saccade/error.h>
+#include <saccade/linear_attention.h>
 #include <saccade/merge_partials.h>
 #include <saccade/routing.h>
 #include <saccade/update_mask.h>
@@ -56,6 +57,17 @@ struct Call {
   }
   SelectProblem problem(const SelectTilesInputs& inputs, const SelectTilesOptions& options) const {
     SelectProblem problem = validate_select(inputs, options);
+    require_support(problem);
+    return problem;
+  }
+  LinearForwardProblem problem(const LinearInputs& inputs, const LinearOptions& options) const {
+    LinearForwardProblem problem = validate_linear_forward(inputs, options);
+    require_support(problem);
+    return problem;
+  }
+  LinearBackwardProblem problem(const LinearBackwardInputs& inputs,
+                                const LinearOptions& options) const {
+    LinearBackwardProblem problem = validate_linear_backward(inputs, options);
     require_support(problem);
     return problem;
   }
@@ -187,6 +199,57 @@ void select_tiles(const Context& context,
   attach_outputs(problem, classes);
   const Workspace workspace(context.workspace, call.workspace_size(problem));
   call.backend.select_tiles(call.execution(workspace.span()), problem);
+}
+
+std::string_view name_of(FeatureMap feature_map) {
+  switch (feature_map) {
+    case FeatureMap::softmax:
+      return "softmax";
+    case FeatureMap::elu_plus_one:
+      return "elu_plus_one";
+    case FeatureMap::relu:
+      return "relu";
+    case FeatureMap::hedgehog:
+      return "hedgehog";
+  }
+  throw InvalidArgument(fmt::format("feature_map is {}, but must be a value of saccade::FeatureMap",
+                                    static_cast<int>(feature_map)));
+}
+
+std::size_t linear_forward_workspace_size(const Context& context,
+                                          const LinearInputs& inputs,
+                                          const LinearOptions& options) {
+  const Call call(context);
+  return call.workspace_size(call.problem(inputs, options));
+}
+
+void linear_forward(const Context& context,
+                    const LinearInputs& inputs,
+                    const LinearOptions& options,
+                    const TensorView& out) {
+  const Call call(context);
+  LinearForwardProblem problem = call.problem(inputs, options);
+  attach_outputs(problem, out);
+  const Workspace workspace(context.workspace, call.workspace_size(problem));
+  call.backend.linear_forward(call.execution(workspace.span()), problem);
+}
+
+std::size_t linear_backward_workspace_size(const Context& context,
+                                           const LinearBackwardInputs& inputs,
+                                           const LinearOptions& options) {
+  const Call call(context);
+  return call.workspace_size(call.problem(inputs, options));
+}
+
+void linear_backward(const Context& context,
+                     const LinearBackwardInputs& inputs,
+                     const LinearOptions& options,
+                     const LinearGradients& gradients) {
+  const Call call(context);
+  LinearBackwardProblem problem = call.problem(inputs, options);
+  attach_outputs(problem, gradients);
+  const Workspace workspace(context.workspace, call.workspace_size(problem));
+  call.backend.linear_backward(call.execution(workspace.span()), problem);
 }
 
 }  // namespace saccade

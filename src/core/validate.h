@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/attention_problem.h"
+#include "core/linear_problem.h"
 #include "core/routing_problem.h"
 
 #include <saccade/merge_partials.h>
@@ -23,6 +24,13 @@ BackwardProblem validate_backward(const AttentionBackwardInputs& inputs,
 // Checks the outputs against the problem and stores them in it.
 void attach_outputs(ForwardProblem& problem, const AttentionForwardOutputs& outputs);
 void attach_outputs(BackwardProblem& problem, const AttentionBackwardOutputs& outputs);
+
+LinearForwardProblem validate_linear_forward(const LinearInputs& inputs,
+                                             const LinearOptions& options);
+LinearBackwardProblem validate_linear_backward(const LinearBackwardInputs& inputs,
+                                               const LinearOptions& options);
+void attach_outputs(LinearForwardProblem& problem, const TensorView& out);
+void attach_outputs(LinearBackwardProblem& problem, const LinearGradients& gradients);
 
 void validate_merge(std::span<const Partial> partials, const Partial& merged);
 void validate_merge_backward(std::span<const Partial> partials,

@@ -1,5 +1,6 @@
 #include "core/require.h"
 #include "core/validate.h"
+#include "core/validate_inputs.h"
 
 #include <saccade/error.h>
 
@@ -14,62 +15,13 @@ DType statistics_dtype(const AttentionProblem& problem) {
   return problem.q.dtype == DType::f64 ? DType::f64 : DType::f32;
 }
 
-void require_inputs(const TensorView& q, const TensorView& k, const TensorView& v) {
-  require_present("q", q, 4);
-  if (q.dtype == DType::i32) {
-    throw InvalidArgument("q has dtype i32, but needs f16, bf16, f32 or f64");
-  }
-  for (int i = 0; i < 4; ++i) {
-    if (q.shape[i] < 1) {
-      throw InvalidArgument(
-          fmt::format("q has extent {} in dimension {}, but needs at least 1", q.shape[i], i));
-    }
-  }
-  require_present("k", k, 4);
-  if (k.shape[1] < 1 || k.shape[2] < 1) {
-    throw InvalidArgument(fmt::format("k has {} heads and {} tokens, but needs at least 1 of each",
-                                      k.shape[1], k.shape[2]));
-  }
-  require_tensor("k", k, q.dtype, {q.shape[0], k.shape[1], k.shape[2], q.shape[3]});
-  require_tensor("v", v, q.dtype, {q.shape[0], k.shape[1], k.shape[2], q.shape[3]});
-  require_head_counts(q.shape[1], k.shape[1]);
-  require_unit_stride("q", q);
-  require_unit_stride("k", k);
-  require_unit_stride("v", v);
-}
-
 // What forward and backward have in common.
 template <typename Problem, typename Inputs, typename Options>
 Problem validate_common(const Inputs& inputs, const Options& options) {
-  require_inputs(inputs.q, inputs.k, inputs.v);
-  const auto& q_shape = inputs.q.shape;
   Problem problem;
-  problem.q = inputs.q;
-  problem.k = inputs.k;
-  problem.v = inputs.v;
-  problem.k_heads = inputs.k.shape[1];
-  problem.head_dim = static_cast<int>(q_shape[3]);
-  problem.grid = {.batch = q_shape[0],
-                  .heads = q_shape[1],
-                  .q_len = q_shape[2],
-                  .k_len = inputs.k.shape[2],
-                  .block_q = inputs.tiles ? inputs.tiles.grid.block_q : options.block_q,
-                  .block_k = inputs.tiles ? inputs.tiles.grid.block_k : options.block_k};
-  validate(problem.grid);
-  if (inputs.tiles) require_mask("tiles", inputs.tiles, problem.grid);
-  problem.tiles = inputs.tiles.words;
-  require_lengths("q_lens", inputs.q_lens, problem.grid.batch, problem.grid.q_len);
-  require_lengths("k_lens", inputs.k_lens, problem.grid.batch, problem.grid.k_len);
-  problem.q_lens = inputs.q_lens;
-  problem.k_lens = inputs.k_lens;
+  set_inputs(problem, inputs, options.block_q, options.block_k);
   problem.scale = resolve_scale(options.scale, problem.head_dim);
   return problem;
-}
-
-void require_rows(std::string_view name, const TensorView& tensor, const AttentionProblem& like) {
-  const TileGrid& grid = like.grid;
-  require_tensor(name, tensor, like.q.dtype, {grid.batch, grid.heads, grid.q_len, like.head_dim});
-  require_unit_stride(name, tensor);
 }
 
 void require_statistics(std::string_view name,
@@ -77,12 +29,6 @@ void require_statistics(std::string_view name,
                         const AttentionProblem& like) {
   const TileGrid& grid = like.grid;
   require_tensor(name, tensor, statistics_dtype(like), {grid.batch, grid.heads, grid.q_len});
-}
-
-void require_gradient(std::string_view name, const TensorView& gradient, const TensorView& of) {
-  require_tensor(name, gradient, of.dtype, {of.shape[0], of.shape[1], of.shape[2], of.shape[3]});
-  require_unit_stride(name, gradient);
-  require_distinct_elements(name, gradient);
 }
 
 }  // namespace

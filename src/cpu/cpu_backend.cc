@@ -94,6 +94,22 @@ class CpuBackend final : public BackendOps {
   void select_tiles(const Execution& execution, const SelectProblem& problem) const override {
     cpu::select_tiles(execution, problem);
   }
+
+  std::size_t workspace_size(const LinearForwardProblem& problem, int workers) const override {
+    return cpu::workspace_size(problem, workers);
+  }
+  void linear_forward(const Execution& execution,
+                      const LinearForwardProblem& problem) const override {
+    cpu::linear_forward(execution, problem);
+  }
+
+  std::size_t workspace_size(const LinearBackwardProblem& problem, int workers) const override {
+    return cpu::workspace_size(problem, workers);
+  }
+  void linear_backward(const Execution& execution,
+                       const LinearBackwardProblem& problem) const override {
+    cpu::linear_backward(execution, problem);
+  }
 };
 
 }  // namespace

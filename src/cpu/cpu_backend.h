@@ -32,4 +32,10 @@ void pool_tiles(const Execution& execution, const PoolProblem& problem);
 std::size_t workspace_size(const SelectProblem& problem, int workers);
 void select_tiles(const Execution& execution, const SelectProblem& problem);
 
+std::size_t workspace_size(const LinearForwardProblem& problem, int workers);
+void linear_forward(const Execution& execution, const LinearForwardProblem& problem);
+
+std::size_t workspace_size(const LinearBackwardProblem& problem, int workers);
+void linear_backward(const Execution& execution, const LinearBackwardProblem& problem);
+
 }  // namespace saccade::cpu

@@ -37,11 +37,21 @@ double distance(std::span<const double> a, std::span<const double> b = {}) {
   return std::sqrt(squares);
 }
 
-// |got - want| <= tolerance * (|terms| + |terms - want|) in every head.
-testing::AssertionResult is_close_by_head(const Tensor& got,
-                                          const Tensor& want,
-                                          const Tensor& terms,
-                                          double tolerance) {
+// The reference's gradients with delta = 0: P * dP in the place of dS.
+Gradients gradients_before_cancellation(const Problem& problem, const ForwardResult& forward) {
+  Problem without_dlse = problem;
+  without_dlse.dlse = {};
+  ForwardResult without_out = forward;
+  without_out.out = forward.out.converted(DType::f64).generate([] { return 0.0; });
+  return reference_backward(without_dlse, without_out);
+}
+
+}  // namespace
+
+testing::AssertionResult is_close_beside(const Tensor& got,
+                                         const Tensor& want,
+                                         const Tensor& terms,
+                                         double tolerance) {
   const std::vector<double> got_values = got.values();
   const std::vector<double> want_values = want.values();
   const std::vector<double> term_values = terms.values();
@@ -65,17 +75,6 @@ testing::AssertionResult is_close_by_head(const Tensor& got,
   }
   return testing::AssertionSuccess();
 }
-
-// The reference's gradients with delta = 0: P * dP in the place of dS.
-Gradients gradients_before_cancellation(const Problem& problem, const ForwardResult& forward) {
-  Problem without_dlse = problem;
-  without_dlse.dlse = {};
-  ForwardResult without_out = forward;
-  without_out.out = forward.out.converted(DType::f64).generate([] { return 0.0; });
-  return reference_backward(without_dlse, without_out);
-}
-
-}  // namespace
 
 double forward_tolerance(DType dtype, double max_logit) {
   switch (dtype) {
@@ -102,7 +101,7 @@ double score_tolerance(double max_logit) {
 }
 
 testing::AssertionResult is_close(const Tensor& got, const Tensor& want, double tolerance) {
-  return is_close_by_head(got, want, want, tolerance);
+  return is_close_beside(got, want, want, tolerance);
 }
 
 testing::AssertionResult is_within(const Tensor& got, const Tensor& want, double tolerance) {
@@ -166,8 +165,8 @@ void expect_close_to_reference(const Problem& problem,
   EXPECT_TRUE(is_close(got.dv, want.dv, tolerance));
   if (!is_close(got.dq, want.dq, tolerance) || !is_close(got.dk, want.dk, tolerance)) {
     const Gradients terms = gradients_before_cancellation(problem, forward);
-    EXPECT_TRUE(is_close_by_head(got.dq, want.dq, terms.dq, tolerance));
-    EXPECT_TRUE(is_close_by_head(got.dk, want.dk, terms.dk, tolerance));
+    EXPECT_TRUE(is_close_beside(got.dq, want.dq, terms.dq, tolerance));
+    EXPECT_TRUE(is_close_beside(got.dk, want.dk, terms.dk, tolerance));
   }
   EXPECT_TRUE(got.dq.gaps_are_untouched());
   EXPECT_TRUE(got.dk.gaps_are_untouched());

@@ -24,6 +24,13 @@ double score_tolerance(double max_logit);
 // |got - want|_2 <= tolerance * |want|_2 in every head, so that no head hides behind the others.
 testing::AssertionResult is_close(const Tensor& got, const Tensor& want, double tolerance);
 
+// |got - want|_2 <= tolerance * (|terms|_2 + |terms - want|_2) in every head: for results that are
+// the difference of `terms` and something else, of which little may be left.
+testing::AssertionResult is_close_beside(const Tensor& got,
+                                         const Tensor& want,
+                                         const Tensor& terms,
+                                         double tolerance);
+
 // |got - want| <= tolerance for every element.
 testing::AssertionResult is_within(const Tensor& got, const Tensor& want, double tolerance);
 

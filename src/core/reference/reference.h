@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/attention_problem.h"
+#include "core/linear_problem.h"
 #include "core/routing_problem.h"
 
 #include <saccade/merge_partials.h>
@@ -26,5 +27,7 @@ void update_mask(const UpdateMaskInputs& inputs,
                  const TileMaskView& next);
 void pool_tiles(const PoolProblem& problem);
 void select_tiles(const SelectProblem& problem);
+void linear_forward(const LinearForwardProblem& problem);
+void linear_backward(const LinearBackwardProblem& problem);
 
 }  // namespace saccade::reference

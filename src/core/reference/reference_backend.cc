@@ -58,6 +58,16 @@ class ReferenceBackend final : public BackendOps {
   void select_tiles(const Execution&, const SelectProblem& problem) const override {
     reference::select_tiles(problem);
   }
+
+  std::size_t workspace_size(const LinearForwardProblem&, int) const override { return 0; }
+  void linear_forward(const Execution&, const LinearForwardProblem& problem) const override {
+    reference::linear_forward(problem);
+  }
+
+  std::size_t workspace_size(const LinearBackwardProblem&, int) const override { return 0; }
+  void linear_backward(const Execution&, const LinearBackwardProblem& problem) const override {
+    reference::linear_backward(problem);
+  }
 };
 
 }  // namespace

@@ -1,0 +1,359 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/linear_backward.cc"
+// clang-format off
+#include <hwy/foreach_target.h>
+// clang-format on
+
+#include "core/parallel.h"
+#include "cpu/cpu_backend.h"
+#include "cpu/linear_blocks-inl.h"
+#include "cpu/linear_layout.h"
+#include "cpu/linear_meetings.h"
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <type_traits>
+
+// Three passes: the sums of every block of keys; then the queries, each of which needs the totals
+// of the keys that it meets, and leaves the sums of its own gradients; then the keys, which need
+// the totals of those. (arXiv 2509.24006 Algorithm 2, with the sums of marginal tiles as products.)
+
+HWY_BEFORE_NAMESPACE();
+namespace saccade::cpu::HWY_NAMESPACE {
+
+// delta[lane] = dout . out of one panel, by way of `out_panel`.
+template <typename T>
+void panel_delta(const LinearBackwardProblem& problem,
+                 const T* out,
+                 std::ptrdiff_t rows,
+                 const float* HWY_RESTRICT dout_panel,
+                 float* HWY_RESTRICT out_panel,
+                 float* HWY_RESTRICT delta) {
+  const F32 d;
+  const std::ptrdiff_t width = panel_width();
+  const std::ptrdiff_t lanes = hn::Lanes(d);
+  rows_to_panel(out, problem.out.strides[2], rows, problem.head_dim, 1.0f, width, out_panel);
+  V32 sum0 = hn::Zero(d);
+  V32 sum1 = sum0;
+  for (std::ptrdiff_t i = 0; i < problem.head_dim * width; i += width) {
+    sum0 = hn::MulAdd(hn::Load(d, out_panel + i), hn::Load(d, dout_panel + i), sum0);
+    sum1 =
+        hn::MulAdd(hn::Load(d, out_panel + i + lanes), hn::Load(d, dout_panel + i + lanes), sum1);
+  }
+  hn::Store(sum0, d, delta);
+  hn::Store(sum1, d, delta + lanes);
+}
+
+// panel[feature][lane] += weights[lane] * row[feature]; without weights, += row[feature].
+HWY_INLINE void add_row_to_panel(const float* HWY_RESTRICT row,
+                                 std::ptrdiff_t features,
+                                 const float* HWY_RESTRICT weights,
+                                 float* HWY_RESTRICT panel) {
+  const F32 d;
+  const std::ptrdiff_t lanes = hn::Lanes(d);
+  const V32 w0 = hn::Load(d, weights);
+  const V32 w1 = hn::Load(d, weights + lanes);
+  for (std::ptrdiff_t i = 0; i < features; ++i, panel += 2 * lanes) {
+    const V32 x = hn::Set(d, row[i]);
+    hn::Store(hn::MulAdd(x, w0, hn::Load(d, panel)), d, panel);
+    hn::Store(hn::MulAdd(x, w1, hn::Load(d, panel + lanes)), d, panel + lanes);
+  }
+}
+
+// gradients[feature] of one panel of tokens = total^T values, before anything is added.
+HWY_INLINE void features_from_values(const FeatureMapping& map,
+                                     const float* total,
+                                     const float* value_panel,
+                                     float* gradient_panel) {
+  const std::ptrdiff_t width = panel_width();
+  multiply<Start::zero>({.a = total,
+                         .a_row = 1,
+                         .a_depth = map.padded_features,
+                         .b = value_panel,
+                         .b_depth = width,
+                         .c = gradient_panel,
+                         .c_row = width,
+                         .rows = map.features,
+                         .depth = map.head_dim});
+}
+
+HWY_INLINE void panel_to_gradients(const FeatureMapping& map,
+                                   const float* panel,
+                                   const float* factors,
+                                   std::ptrdiff_t first,
+                                   std::ptrdiff_t rows,
+                                   const RowBuffer& gradients) {
+  panel_to_rows(panel, panel_width(), factors, gradients.at + first * gradients.stride,
+                gradients.stride, rows, map.features);
+}
+
+// features[token] *= factors[token]
+HWY_INLINE void scale_rows(const FeatureMapping& map,
+                           std::ptrdiff_t tokens,
+                           const float* factors,
+                           const RowBuffer& features) {
+  const F32 d;
+  for (std::ptrdiff_t token = 0; token < tokens; ++token) {
+    float* row = features.at + token * features.stride;
+    const V32 factor = hn::Set(d, factors[token]);
+    for (std::ptrdiff_t i = 0; i < map.padded_features; i += hn::Lanes(d)) {
+      hn::Store(hn::Mul(hn::Load(d, row + i), factor), d, row + i);
+    }
+  }
+}
+
+// The block of queries [begin, end): dq, and the sums that the keys will need.
+template <typename T>
+void backward_query_block(const LinearBackwardProblem& problem,
+                          const FeatureMapping& map,
+                          const LinearQueryBlocks& at,
+                          std::int64_t block,
+                          std::int64_t begin,
+                          std::int64_t end,
+                          const float* total,
+                          const LinearScratch& scratch,
+                          const BlockSums& sums,
+                          float* dweight) {
+  const std::ptrdiff_t width = panel_width();
+  const float* key_total = total + map.head_dim * map.padded_features;
+  for_each_piece(begin, end, [&](std::int64_t piece, std::int64_t count) {
+    map_tokens(map, row_of<const T>(problem.q, at.batch, at.head, piece), problem.q.strides[2],
+               count, scratch.x_rows, scratch.features);
+    for (std::int64_t first = 0; first < count; first += width) {
+      const std::int64_t rows = std::min<std::int64_t>(width, count - first);
+      float* factors = scratch.factors + first;
+      float* minus_delta = scratch.last + first;
+      feature_panel(map, scratch.features, first, rows, scratch.feature_panel);
+      inverse_denominators(map, scratch.feature_panel, total, static_cast<float>(problem.epsilon),
+                           factors);
+      rows_to_panel(row_of<const T>(problem.dout, at.batch, at.head, piece + first),
+                    problem.dout.strides[2], rows, map.head_dim, 1.0f, width, scratch.token_panel);
+      panel_delta(problem, row_of<const T>(problem.out, at.batch, at.head, piece + first), rows,
+                  scratch.token_panel, scratch.result_panel, minus_delta);
+      for (std::ptrdiff_t i = 0; i < width; ++i) minus_delta[i] = -minus_delta[i];
+      features_from_values(map, total, scratch.token_panel, scratch.gradient_panel);
+      add_row_to_panel(key_total, map.features, minus_delta, scratch.gradient_panel);
+      panel_to_gradients(map, scratch.gradient_panel, factors, first, rows, scratch.gradients);
+    }
+    map_tokens_backward(map, count, scratch.features, scratch.gradients);
+    store_token_gradients(map, count, scratch.gradients, scratch.x_rows, scratch.dx_rows, dweight,
+                          row_of<T>(problem.gradients.dq, at.batch, at.head, piece),
+                          problem.gradients.dq.strides[2]);
+    scale_rows(map, count, scratch.factors, scratch.features);
+    const FloatRows dout =
+        float_rows<T>(problem.dout, at.batch, at.head, piece, count, scratch.values);
+    add_to_sums(map, scratch.features, dout, scratch.last, count, piece == begin, sums, block);
+  });
+}
+
+void backward_queries(const LinearBackwardProblem& problem,
+                      const FeatureMapping& map,
+                      const LinearQueryBlocks& at,
+                      const TokenBlocks& queries,
+                      const BlockSums& key_sums,
+                      const LinearScratch& scratch,
+                      const BlockSums& query_sums,
+                      float* dweight) {
+  const std::int64_t targets = at.end - at.begin;
+  const std::ptrdiff_t state_floats = (map.head_dim + 1) * map.padded_features;
+  const Meetings meetings = {scratch.weights, targets, at.key_blocks};
+  total_up(
+      map, 1, targets, [&](std::int64_t) { return key_sums; },
+      [&](std::int64_t) { return meetings; }, scratch.totals);
+  with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
+    using T = std::remove_pointer_t<decltype(element)>;
+    for (std::int64_t block = at.begin; block < at.end; ++block) {
+      backward_query_block<T>(problem, map, at, block, queries.begin(block), queries.end(block),
+                              scratch.totals + (block - at.begin) * state_floats, scratch,
+                              query_sums, dweight);
+    }
+  });
+}
+
+// The block of keys [begin, end): dk and dv.
+template <typename T>
+void backward_key_block(const LinearBackwardProblem& problem,
+                        const FeatureMapping& map,
+                        const LinearKeyBlocks& at,
+                        std::int64_t begin,
+                        std::int64_t end,
+                        const float* total,
+                        const LinearScratch& scratch,
+                        float* dweight) {
+  const LinearGradients& gradients = problem.gradients;
+  const std::ptrdiff_t width = panel_width();
+  const float* query_total = total + map.head_dim * map.padded_features;
+  for_each_piece(begin, end, [&](std::int64_t piece, std::int64_t count) {
+    map_tokens(map, row_of<const T>(problem.k, at.batch, at.key_head, piece), problem.k.strides[2],
+               count, scratch.x_rows, scratch.features);
+    for (std::int64_t first = 0; first < count; first += width) {
+      const std::int64_t rows = std::min<std::int64_t>(width, count - first);
+      feature_panel(map, scratch.features, first, rows, scratch.feature_panel);
+      multiply<Start::zero>({.a = total,
+                             .a_row = map.padded_features,
+                             .a_depth = 1,
+                             .b = scratch.feature_panel,
+                             .b_depth = width,
+                             .c = scratch.result_panel,
+                             .c_row = width,
+                             .rows = map.head_dim,
+                             .depth = map.features});
+      panel_to_rows(scratch.result_panel, width, scratch.ones,
+                    row_of<T>(gradients.dv, at.batch, at.key_head, piece + first),
+                    gradients.dv.strides[2], rows, map.head_dim);
+      rows_to_panel(row_of<const T>(problem.v, at.batch, at.key_head, piece + first),
+                    problem.v.strides[2], rows, map.head_dim, 1.0f, width, scratch.token_panel);
+      features_from_values(map, total, scratch.token_panel, scratch.gradient_panel);
+      add_row_to_panel(query_total, map.features, scratch.ones, scratch.gradient_panel);
+      panel_to_gradients(map, scratch.gradient_panel, scratch.ones, first, rows, scratch.gradients);
+    }
+    map_tokens_backward(map, count, scratch.features, scratch.gradients);
+    store_token_gradients(map, count, scratch.gradients, scratch.x_rows, scratch.dx_rows, dweight,
+                          row_of<T>(gradients.dk, at.batch, at.key_head, piece),
+                          gradients.dk.strides[2]);
+  });
+}
+
+// Up to kTargets blocks of keys, which meet the queries of several heads.
+void backward_keys(const LinearBackwardProblem& problem,
+                   const FeatureMapping& map,
+                   const LinearKeyBlocks& at,
+                   const TokenBlocks& keys,
+                   const LinearLayout& layout,
+                   std::int64_t first_query_sums,
+                   const LinearScratch& scratch,
+                   float* dweight) {
+  const std::int64_t targets = at.end - at.begin;
+  const std::int64_t heads = problem.heads_per_key_head();
+  const std::ptrdiff_t state_floats = (map.head_dim + 1) * map.padded_features;
+  total_up(
+      map, heads, targets, [&](std::int64_t i) { return layout.query_sums(first_query_sums + i); },
+      [&](std::int64_t i) {
+        list_meeting_queries(problem, at, at.key_head * heads + i, scratch.weights);
+        return Meetings{scratch.weights, targets, at.query_blocks};
+      },
+      scratch.totals);
+  with_element(problem.k.dtype, [&](auto* element) HWY_ATTR {
+    using T = std::remove_pointer_t<decltype(element)>;
+    for (std::int64_t block = at.begin; block < at.end; ++block) {
+      backward_key_block<T>(problem, map, at, keys.begin(block), keys.end(block),
+                            scratch.totals + (block - at.begin) * state_floats, scratch, dweight);
+    }
+  });
+}
+
+}  // namespace saccade::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+namespace saccade::cpu {
+namespace {
+
+HWY_EXPORT(backward_queries);
+HWY_EXPORT(backward_keys);
+
+void backward_group(const Execution& execution,
+                    const LinearBackwardProblem& problem,
+                    const LinearLayout& layout,
+                    HeadRange range) {
+  sum_all_keys(execution, problem, layout, range);
+  const std::int64_t per_key_head = problem.heads_per_key_head();
+  for_each_query_unit(execution, problem, layout, range,
+                      [&](int worker, std::int64_t index, const LinearQueryBlocks& at) {
+                        const TokenBlocks queries = layout.queries(problem, at.batch);
+                        if (at.is_last) {
+                          clear_rows(problem.gradients.dq, at.batch, at.head,
+                                     at.key_blocks == 0 ? 0 : queries.valid);
+                        }
+                        const std::int64_t head_of_batch = at.batch * problem.grid.heads + at.head;
+                        float* dweight = layout.query_weight_part(head_of_batch, at.unit);
+                        if (dweight != nullptr) std::fill_n(dweight, layout.weight_floats(), 0.0f);
+                        if (at.begin >= at.end) return;
+                        const LinearScratch scratch = layout.scratch(problem, worker);
+                        list_met_keys(problem, at, scratch.weights);
+                        const std::int64_t sums = index * per_key_head + at.head % per_key_head;
+                        HWY_DYNAMIC_DISPATCH(backward_queries)
+                        (problem, layout.query_mapping(problem, at.head), at, queries,
+                         layout.key_sums(index), scratch, layout.query_sums(sums), dweight);
+                      });
+  for_each_key_unit(execution, problem, layout, range,
+                    [&](int worker, std::int64_t index, const LinearKeyBlocks& at) {
+                      const TokenBlocks keys = layout.keys(problem, at.batch);
+                      const std::int64_t begin = at.query_blocks == 0 ? 0 : keys.valid;
+                      if (at.is_last) {
+                        clear_rows(problem.gradients.dk, at.batch, at.key_head, begin);
+                        clear_rows(problem.gradients.dv, at.batch, at.key_head, begin);
+                      }
+                      float* dweight = layout.key_weight_part(range.begin + index, at.unit);
+                      if (dweight != nullptr) std::fill_n(dweight, layout.weight_floats(), 0.0f);
+                      if (at.begin >= at.end) return;
+                      HWY_DYNAMIC_DISPATCH(backward_keys)
+                      (problem, layout.key_mapping(problem, at.key_head), at, keys, layout,
+                       index * per_key_head, layout.scratch(problem, worker), dweight);
+                    });
+}
+
+// Sums up the parts of a head's gradient of W, over units and samples, in order.
+template <typename PartOf>
+void store_weight_gradient(const TensorView& to,
+                           std::int64_t head,
+                           std::int64_t head_dim,
+                           std::int64_t padded_head_dim,
+                           std::int64_t parts,
+                           PartOf&& part_of) {
+  float* matrix = static_cast<float*>(to.data) + head * head_dim * head_dim;
+  std::fill_n(matrix, head_dim * head_dim, 0.0f);
+  for (std::int64_t i = 0; i < parts; ++i) {
+    const float* part = part_of(i);
+    for (std::int64_t row = 0; row < head_dim; ++row) {
+      for (std::int64_t column = 0; column < head_dim; ++column) {
+        matrix[row * head_dim + column] += part[row * padded_head_dim + column];
+      }
+    }
+  }
+}
+
+void store_weight_gradients(const Execution& execution,
+                            const LinearBackwardProblem& problem,
+                            const LinearLayout& layout) {
+  if (!problem.q_weight) return;
+  const std::int64_t heads = problem.grid.heads;
+  const std::int64_t padded = layout.weight_floats() / problem.head_dim;
+  for_each_unit(execution, heads + problem.k_heads, [&](int, std::int64_t unit) {
+    const bool is_key = unit >= heads;
+    const std::int64_t head = is_key ? unit - heads : unit;
+    const std::int64_t units = is_key ? layout.key_units() : layout.query_units();
+    store_weight_gradient(
+        is_key ? problem.gradients.dk_weight : problem.gradients.dq_weight, head, problem.head_dim,
+        padded, problem.grid.batch * units, [&](std::int64_t part) {
+          const std::int64_t batch = part / units;
+          return is_key ? layout.key_weight_part(batch * problem.k_heads + head, part % units)
+                        : layout.query_weight_part(batch * heads + head, part % units);
+        });
+  });
+}
+
+}  // namespace
+
+std::size_t workspace_size(const LinearBackwardProblem& problem, int workers) {
+  Arena arena;
+  LinearLayout(arena, problem, workers, linear_panel_width(), true);
+  return arena.used();
+}
+
+void linear_backward(const Execution& execution, const LinearBackwardProblem& problem) {
+  Arena arena(execution.workspace);
+  const LinearLayout layout(arena, problem, execution.workers, linear_panel_width(), true);
+  pack_projections(execution, problem, layout);
+  const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
+  for (std::int64_t begin = 0; begin < key_heads; begin += layout.group) {
+    backward_group(execution, problem, layout, {begin, std::min(begin + layout.group, key_heads)});
+  }
+  store_weight_gradients(execution, problem, layout);
+}
+
+}  // namespace saccade::cpu
+
+#endif

@@ -1,0 +1,124 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/linear_forward.cc"
+// clang-format off
+#include <hwy/foreach_target.h>
+// clang-format on
+
+#include "core/parallel.h"
+#include "cpu/cpu_backend.h"
+#include "cpu/key_value_packing.h"
+#include "cpu/linear_blocks-inl.h"
+#include "cpu/linear_layout.h"
+#include "cpu/linear_meetings.h"
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <type_traits>
+
+HWY_BEFORE_NAMESPACE();
+namespace saccade::cpu::HWY_NAMESPACE {
+
+// out of the queries [begin, end), which meet the blocks that `total` sums up.
+template <typename T>
+void store_queries(const LinearForwardProblem& problem,
+                   const FeatureMapping& map,
+                   std::int64_t batch,
+                   std::int64_t head,
+                   std::int64_t begin,
+                   std::int64_t end,
+                   const float* total,
+                   const LinearScratch& scratch) {
+  const std::ptrdiff_t width = panel_width();
+  for_each_piece(begin, end, [&](std::int64_t piece, std::int64_t count) {
+    map_tokens(map, row_of<const T>(problem.q, batch, head, piece), problem.q.strides[2], count,
+               scratch.x_rows, scratch.features);
+    for (std::int64_t first = 0; first < count; first += width) {
+      const std::int64_t rows = std::min<std::int64_t>(width, count - first);
+      feature_panel(map, scratch.features, first, rows, scratch.feature_panel);
+      inverse_denominators(map, scratch.feature_panel, total, static_cast<float>(problem.epsilon),
+                           scratch.factors);
+      multiply<Start::zero>({.a = total,
+                             .a_row = map.padded_features,
+                             .a_depth = 1,
+                             .b = scratch.feature_panel,
+                             .b_depth = width,
+                             .c = scratch.result_panel,
+                             .c_row = width,
+                             .rows = map.head_dim,
+                             .depth = map.features});
+      panel_to_rows(scratch.result_panel, width, scratch.factors,
+                    row_of<T>(problem.out, batch, head, piece + first), problem.out.strides[2],
+                    rows, map.head_dim);
+    }
+  });
+}
+
+// Up to kTargets blocks of queries of one head.
+void forward_queries(const LinearForwardProblem& problem,
+                     const FeatureMapping& map,
+                     const LinearQueryBlocks& at,
+                     const TokenBlocks& queries,
+                     const BlockSums& key_sums,
+                     const LinearScratch& scratch) {
+  const std::int64_t targets = at.end - at.begin;
+  const std::ptrdiff_t state_floats = (map.head_dim + 1) * map.padded_features;
+  const Meetings meetings = {scratch.weights, targets, at.key_blocks};
+  total_up(
+      map, 1, targets, [&](std::int64_t) { return key_sums; },
+      [&](std::int64_t) { return meetings; }, scratch.totals);
+  with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
+    using T = std::remove_pointer_t<decltype(element)>;
+    for (std::int64_t block = at.begin; block < at.end; ++block) {
+      store_queries<T>(problem, map, at.batch, at.head, queries.begin(block), queries.end(block),
+                       scratch.totals + (block - at.begin) * state_floats, scratch);
+    }
+  });
+}
+
+}  // namespace saccade::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+namespace saccade::cpu {
+namespace {
+
+HWY_EXPORT(forward_queries);
+
+}  // namespace
+
+std::size_t workspace_size(const LinearForwardProblem& problem, int workers) {
+  Arena arena;
+  LinearLayout(arena, problem, workers, linear_panel_width(), false);
+  return arena.used();
+}
+
+void linear_forward(const Execution& execution, const LinearForwardProblem& problem) {
+  Arena arena(execution.workspace);
+  const LinearLayout layout(arena, problem, execution.workers, linear_panel_width(), false);
+  pack_projections(execution, problem, layout);
+  const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
+  for (std::int64_t begin = 0; begin < key_heads; begin += layout.group) {
+    const HeadRange range = {begin, std::min(begin + layout.group, key_heads)};
+    sum_all_keys(execution, problem, layout, range);
+    for_each_query_unit(execution, problem, layout, range,
+                        [&](int worker, std::int64_t index, const LinearQueryBlocks& at) {
+                          const TokenBlocks queries = layout.queries(problem, at.batch);
+                          if (at.is_last) {
+                            clear_rows(problem.out, at.batch, at.head,
+                                       at.key_blocks == 0 ? 0 : queries.valid);
+                          }
+                          if (at.begin >= at.end) return;
+                          const LinearScratch scratch = layout.scratch(problem, worker);
+                          list_met_keys(problem, at, scratch.weights);
+                          HWY_DYNAMIC_DISPATCH(forward_queries)
+                          (problem, layout.query_mapping(problem, at.head), at, queries,
+                           layout.key_sums(index), scratch);
+                        });
+  }
+}
+
+}  // namespace saccade::cpu
+
+#endif

@@ -1,0 +1,126 @@
+#pragma once
+
+#include "core/arena.h"
+#include "core/linear_problem.h"
+
+#include <cstddef>
+#include <cstdint>
+
+// How linear attention is cut into blocks of tokens, and where their sums lie.
+//
+// A block of tokens is a tile where the problem has a mask, and longer where every query meets
+// every key. Each block of keys has its sum of phi(k) [v, 1]^T; a block of queries needs the total
+// of the blocks that it meets: a product of the 0/1 matrix of active tiles with those sums.
+
+namespace saccade::cpu {
+
+// A feature map and the sizes that go with it.
+struct FeatureMapping {
+  FeatureMap kind;
+  std::ptrdiff_t head_dim, padded_head_dim;  // padded: to whole panels
+  std::ptrdiff_t features, padded_features;
+  // hedgehog: W of one head and its transpose, in panels.
+  const float* projection;
+  const float* back_projection;
+};
+
+// Rows of floats, aligned; the stride keeps them off each other's cache sets.
+struct RowBuffer {
+  float* at;
+  std::ptrdiff_t stride;
+};
+
+// One axis of a sample: its tokens, the valid ones first, in blocks.
+struct TokenBlocks {
+  std::int64_t valid, size;
+
+  std::int64_t count() const { return (valid + size - 1) / size; }
+  std::int64_t begin(std::int64_t block) const { return block * size; }
+  std::int64_t end(std::int64_t block) const { return std::min(valid, (block + 1) * size); }
+};
+
+// The sums of all blocks of one head: [head_dim + 1][padded_features], cut into panels, and each
+// panel of all blocks side by side, [panels][blocks][width], so that a total over blocks is a
+// product. Row d holds the sums of phi(k) v[d], the last row those of phi(k).
+struct BlockSums {
+  float* at;
+  std::int64_t blocks;  // that there is room for
+};
+
+// What one worker needs.
+struct LinearScratch {
+  LinearScratch(Arena& arena, const LinearProblem& problem, std::ptrdiff_t width);
+
+  RowBuffer features, gradients;  // [kPiece][padded_features]
+  RowBuffer x_rows, dx_rows;      // [kPiece][padded_head_dim], hedgehog only
+  float* values;                  // [kPiece][head_dim]
+  float* feature_panel;           // [features][width]
+  float* gradient_panel;          // [features][width]
+  float* token_panel;             // [head_dim][width]
+  float* result_panel;            // [head_dim][width]
+  float* last;                    // [kPiece]: what stands beside the values in a sum
+  float* factors;                 // [kPiece]
+  float* ones;                    // [kPiece]
+  float* totals;                  // [kTargets][head_dim + 1][padded_features]
+  float* weights;                 // [kTargets][blocks of the other side]
+};
+
+class LinearLayout {
+ public:
+  // Tokens that are mapped at a time, and blocks whose totals are made by one product.
+  static constexpr std::int64_t kPiece = 128;
+  static constexpr std::int64_t kTargets = 12;
+
+  LinearLayout(Arena& arena,
+               const LinearProblem& problem,
+               int workers,
+               std::ptrdiff_t width,
+               bool is_backward);
+
+  TokenBlocks queries(const LinearProblem& problem, std::int64_t batch) const;
+  TokenBlocks keys(const LinearProblem& problem, std::int64_t batch) const;
+
+  // Of the index-th key head, or query head, of a group.
+  BlockSums key_sums(std::int64_t index) const;
+  BlockSums query_sums(std::int64_t index) const;  // backward only
+
+  LinearScratch scratch(const LinearProblem& problem, int worker) const;
+
+  // The map of a query head or a key head of a sample.
+  FeatureMapping query_mapping(const LinearProblem& problem, std::int64_t head) const;
+  FeatureMapping key_mapping(const LinearProblem& problem, std::int64_t key_head) const;
+  float* projection_of(bool is_key, std::int64_t head) const;
+  std::int64_t projection_floats() const { return projection_floats_; }
+
+  // Partial gradients of W: one for each unit of work of a head of the batch; backward only.
+  float* query_weight_part(std::int64_t head_of_batch, std::int64_t unit) const;
+  float* key_weight_part(std::int64_t head_of_batch, std::int64_t unit) const;
+  std::int64_t weight_floats() const { return weight_floats_; }
+
+  // Units of work of a head: kTargets blocks each.
+  std::int64_t key_blocks() const { return key_blocks_; }
+  std::int64_t query_units() const { return (query_blocks_ + kTargets - 1) / kTargets; }
+  std::int64_t key_units() const { return (key_blocks_ + kTargets - 1) / kTargets; }
+
+  std::int64_t group;  // key heads at a time
+
+ private:
+  FeatureMapping mapping(const LinearProblem& problem, const float* projection) const;
+
+  std::ptrdiff_t width_;
+  std::int64_t query_size_, key_size_;      // tokens of a block
+  std::int64_t query_blocks_, key_blocks_;  // of the longest sample
+  std::int64_t state_floats_;
+  std::int64_t projection_floats_ = 0;
+  std::int64_t weight_floats_ = 0;
+  std::int64_t heads_;
+  float* key_sums_;
+  float* query_sums_ = nullptr;
+  float* projections_ = nullptr;
+  float* query_weight_parts_ = nullptr;
+  float* key_weight_parts_ = nullptr;
+  std::byte* scratch_;
+  std::size_t scratch_bytes_;
+};
+
+}  // namespace saccade::cpu
