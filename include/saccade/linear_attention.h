@@ -76,7 +76,8 @@ std::size_t linear_backward_workspace_size(const Context& context,
                                            const LinearBackwardInputs& inputs,
                                            const LinearOptions& options);
 
-// Gradients of linear_forward. relu has gradient 0 at 0; rows whose denominator is 0 have none.
+// Gradients of linear_forward. relu has gradient 0 at 0; rows whose denominator is 0, and tokens
+// that share no active tile with a valid one, have none, whatever they hold.
 // Same bits for any number of threads. Throws InvalidArgument, or Unsupported with the reason.
 void linear_backward(const Context& context,
                      const LinearBackwardInputs& inputs,

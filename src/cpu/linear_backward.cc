@@ -134,6 +134,7 @@ void backward_query_block(const LinearBackwardProblem& problem,
       for (std::ptrdiff_t i = 0; i < width; ++i) minus_delta[i] = -minus_delta[i];
       features_from_values(map, total, scratch.token_panel, scratch.gradient_panel);
       add_row_to_panel(key_total, map.features, minus_delta, scratch.gradient_panel);
+      clear_weightless(factors, map.features, scratch.gradient_panel);
       panel_to_gradients(map, scratch.gradient_panel, factors, first, rows, scratch.gradients);
     }
     map_tokens_backward(map, count, scratch.features, scratch.gradients);
@@ -164,6 +165,12 @@ void backward_queries(const LinearBackwardProblem& problem,
   with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
     using T = std::remove_pointer_t<decltype(element)>;
     for (std::int64_t block = at.begin; block < at.end; ++block) {
+      if (!meets_keys(problem, at, block)) {
+        clear_rows(problem.gradients.dq, at.batch, at.head, queries.begin(block),
+                   queries.end(block));
+        clear_sums(map, query_sums, block);
+        continue;
+      }
       backward_query_block<T>(problem, map, at, block, queries.begin(block), queries.end(block),
                               scratch.totals + (block - at.begin) * state_floats, scratch,
                               query_sums, dweight);
@@ -237,6 +244,12 @@ void backward_keys(const LinearBackwardProblem& problem,
   with_element(problem.k.dtype, [&](auto* element) HWY_ATTR {
     using T = std::remove_pointer_t<decltype(element)>;
     for (std::int64_t block = at.begin; block < at.end; ++block) {
+      if (!meets_queries(problem, at, block)) {
+        for (const TensorView& tensor : {problem.gradients.dk, problem.gradients.dv}) {
+          clear_rows(tensor, at.batch, at.key_head, keys.begin(block), keys.end(block));
+        }
+        continue;
+      }
       backward_key_block<T>(problem, map, at, keys.begin(block), keys.end(block),
                             scratch.totals + (block - at.begin) * state_floats, scratch, dweight);
     }
@@ -265,7 +278,7 @@ void backward_group(const Execution& execution,
                         const TokenBlocks queries = layout.queries(problem, at.batch);
                         if (at.is_last) {
                           clear_rows(problem.gradients.dq, at.batch, at.head,
-                                     at.key_blocks == 0 ? 0 : queries.valid);
+                                     at.key_blocks == 0 ? 0 : queries.valid, problem.grid.q_len);
                         }
                         const std::int64_t head_of_batch = at.batch * problem.grid.heads + at.head;
                         float* dweight = layout.query_weight_part(head_of_batch, at.unit);
@@ -278,21 +291,22 @@ void backward_group(const Execution& execution,
                         (problem, layout.query_mapping(problem, at.head), at, queries,
                          layout.key_sums(index), scratch, layout.query_sums(sums), dweight);
                       });
-  for_each_key_unit(execution, problem, layout, range,
-                    [&](int worker, std::int64_t index, const LinearKeyBlocks& at) {
-                      const TokenBlocks keys = layout.keys(problem, at.batch);
-                      const std::int64_t begin = at.query_blocks == 0 ? 0 : keys.valid;
-                      if (at.is_last) {
-                        clear_rows(problem.gradients.dk, at.batch, at.key_head, begin);
-                        clear_rows(problem.gradients.dv, at.batch, at.key_head, begin);
-                      }
-                      float* dweight = layout.key_weight_part(range.begin + index, at.unit);
-                      if (dweight != nullptr) std::fill_n(dweight, layout.weight_floats(), 0.0f);
-                      if (at.begin >= at.end) return;
-                      HWY_DYNAMIC_DISPATCH(backward_keys)
-                      (problem, layout.key_mapping(problem, at.key_head), at, keys, layout,
-                       index * per_key_head, layout.scratch(problem, worker), dweight);
-                    });
+  for_each_key_unit(
+      execution, problem, layout, range,
+      [&](int worker, std::int64_t index, const LinearKeyBlocks& at) {
+        const TokenBlocks keys = layout.keys(problem, at.batch);
+        const std::int64_t begin = at.query_blocks == 0 ? 0 : keys.valid;
+        if (at.is_last) {
+          clear_rows(problem.gradients.dk, at.batch, at.key_head, begin, problem.grid.k_len);
+          clear_rows(problem.gradients.dv, at.batch, at.key_head, begin, problem.grid.k_len);
+        }
+        float* dweight = layout.key_weight_part(range.begin + index, at.unit);
+        if (dweight != nullptr) std::fill_n(dweight, layout.weight_floats(), 0.0f);
+        if (at.begin >= at.end) return;
+        HWY_DYNAMIC_DISPATCH(backward_keys)
+        (problem, layout.key_mapping(problem, at.key_head), at, keys, layout, index * per_key_head,
+         layout.scratch(problem, worker), dweight);
+      });
 }
 
 // Sums up the parts of a head's gradient of W, over units and samples, in order.

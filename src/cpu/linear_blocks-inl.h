@@ -85,6 +85,14 @@ HWY_INLINE void add_to_sums(const FeatureMapping& map,
   }
 }
 
+HWY_INLINE void clear_sums(const FeatureMapping& map, const BlockSums& sums, std::int64_t block) {
+  const std::ptrdiff_t width = panel_width();
+  const std::ptrdiff_t state_floats = (map.head_dim + 1) * map.padded_features;
+  for (std::ptrdiff_t first = 0; first < state_floats; first += width) {
+    std::fill_n(sums.at + first * sums.blocks + block * width, width, 0.0f);
+  }
+}
+
 HWY_INLINE bool all_finite(const float* values, std::ptrdiff_t count) {
   const F32 d;
   V32 poison = hn::Zero(d);
@@ -198,6 +206,22 @@ HWY_INLINE void inverse_denominators(const FeatureMapping& map,
   };
   hn::Store(inverse(sum0), d, factors);
   hn::Store(inverse(sum1), d, factors + lanes);
+}
+
+// Rows without weight are 0 even where 0 times what they would be is NaN: clears the lanes of a
+// panel [depth][width] whose factor is 0.
+HWY_INLINE void clear_weightless(const float* HWY_RESTRICT factors,
+                                 std::ptrdiff_t depth,
+                                 float* HWY_RESTRICT panel) {
+  const F32 d;
+  const std::ptrdiff_t lanes = hn::Lanes(d);
+  const auto none0 = hn::Eq(hn::Load(d, factors), hn::Zero(d));
+  const auto none1 = hn::Eq(hn::Load(d, factors + lanes), hn::Zero(d));
+  if (hn::AllFalse(d, hn::Or(none0, none1))) return;
+  for (std::ptrdiff_t i = 0; i < depth; ++i, panel += 2 * lanes) {
+    hn::Store(hn::IfThenZeroElse(none0, hn::Load(d, panel)), d, panel);
+    hn::Store(hn::IfThenZeroElse(none1, hn::Load(d, panel + lanes)), d, panel + lanes);
+  }
 }
 
 }  // namespace saccade::cpu::HWY_NAMESPACE

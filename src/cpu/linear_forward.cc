@@ -47,6 +47,7 @@ void store_queries(const LinearForwardProblem& problem,
                              .c_row = width,
                              .rows = map.head_dim,
                              .depth = map.features});
+      clear_weightless(scratch.factors, map.head_dim, scratch.result_panel);
       panel_to_rows(scratch.result_panel, width, scratch.factors,
                     row_of<T>(problem.out, batch, head, piece + first), problem.out.strides[2],
                     rows, map.head_dim);
@@ -70,6 +71,10 @@ void forward_queries(const LinearForwardProblem& problem,
   with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
     using T = std::remove_pointer_t<decltype(element)>;
     for (std::int64_t block = at.begin; block < at.end; ++block) {
+      if (!meets_keys(problem, at, block)) {
+        clear_rows(problem.out, at.batch, at.head, queries.begin(block), queries.end(block));
+        continue;
+      }
       store_queries<T>(problem, map, at.batch, at.head, queries.begin(block), queries.end(block),
                        scratch.totals + (block - at.begin) * state_floats, scratch);
     }
@@ -107,7 +112,7 @@ void linear_forward(const Execution& execution, const LinearForwardProblem& prob
                           const TokenBlocks queries = layout.queries(problem, at.batch);
                           if (at.is_last) {
                             clear_rows(problem.out, at.batch, at.head,
-                                       at.key_blocks == 0 ? 0 : queries.valid);
+                                       at.key_blocks == 0 ? 0 : queries.valid, problem.grid.q_len);
                           }
                           if (at.begin >= at.end) return;
                           const LinearScratch scratch = layout.scratch(problem, worker);

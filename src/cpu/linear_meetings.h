@@ -36,12 +36,13 @@ struct LinearKeyBlocks {
   bool is_last;  // unit of its head
 };
 
-// Clears the rows of one head from `begin` on.
+// Clears the rows [begin, end) of one head.
 inline void clear_rows(const TensorView& tensor,
                        std::int64_t batch,
                        std::int64_t head,
-                       std::int64_t begin) {
-  for (std::int64_t row = begin; row < tensor.shape[2]; ++row) {
+                       std::int64_t begin,
+                       std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) {
     with_element(tensor.dtype, [&](auto* element) {
       using T = std::remove_pointer_t<decltype(element)>;
       std::fill_n(row_of<T>(tensor, batch, head, row), tensor.shape[3], T{});
@@ -56,6 +57,28 @@ inline bool meets(const LinearProblem& problem,
                   std::int64_t key_block) {
   const std::uint64_t* row = problem.tile_row(batch, head, query_block);
   return row == nullptr || ((row[key_block / 64] >> (key_block % 64)) & 1) != 0;
+}
+
+// Whether a block meets any other: if not its rows are 0, whatever they hold.
+inline bool meets_keys(const LinearProblem& problem,
+                       const LinearQueryBlocks& at,
+                       std::int64_t query_block) {
+  for (std::int64_t key = 0; key < at.key_blocks; ++key) {
+    if (meets(problem, at.batch, at.head, query_block, key)) return true;
+  }
+  return false;
+}
+
+inline bool meets_queries(const LinearProblem& problem,
+                          const LinearKeyBlocks& at,
+                          std::int64_t key_block) {
+  const std::int64_t heads = problem.heads_per_key_head();
+  for (std::int64_t head = at.key_head * heads; head < (at.key_head + 1) * heads; ++head) {
+    for (std::int64_t query = 0; query < at.query_blocks; ++query) {
+      if (meets(problem, at.batch, head, query, key_block)) return true;
+    }
+  }
+  return false;
 }
 
 // weights[query block][key block] of the 0/1 matrix.

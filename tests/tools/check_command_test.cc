@@ -24,7 +24,7 @@ TEST(CheckCommand, JsonHasARowForEachQuantityAndDType) {
   EXPECT_EQ(json["passed"], true);
   EXPECT_EQ(json["seed"], 1);
   ASSERT_EQ(json["backends"].size(), 1u);
-  EXPECT_EQ(json["backends"][0]["rows"].size(), 11u * 3u);
+  EXPECT_EQ(json["backends"][0]["rows"].size(), 13u * 3u);
   for (const auto& row : json["backends"][0]["rows"]) {
     EXPECT_GT(row["problems"], 0) << row;
     EXPECT_LE(row["worst_error"], row["cap"]) << row;
@@ -35,7 +35,7 @@ TEST(CheckCommand, OneCaseIsOneProblem) {
   const ToolRun run = run_tool("check --seed 7 --case 4 --json");
   ASSERT_EQ(run.exit_code, 0) << run.out << run.err;
   const auto rows = nlohmann::json::parse(run.out)["backends"][0]["rows"];
-  EXPECT_EQ(rows.size(), 11u);
+  EXPECT_EQ(rows.size(), 13u);
   for (const auto& row : rows) {
     EXPECT_EQ(row["problems"], 1) << row;
     EXPECT_EQ(row["dtype"], "f16") << row;

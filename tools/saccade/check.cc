@@ -47,6 +47,7 @@ void check_problem(const Problem& problem, Backend backend, BackendReport& repor
     report.add(problem, check_merge_partials(problem, backend));
     report.add(problem, check_update_mask(problem, backend));
     report.add(problem, check_routing(problem, data, backend));
+    report.add(problem, check_linear(problem, data, backend));
   } catch (const Error& error) {
     report.add_refusal(problem, error.what());
   }

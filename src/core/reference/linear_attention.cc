@@ -123,10 +123,15 @@ struct MappedHead {
     }
   }
 
-  // Gradients of the tokens from those of their features; adds to the gradient of W.
-  Matrix backward(const Matrix& dfeatures, std::int64_t length, Matrix& dweight) const {
+  // Gradients of the tokens from those of their features; adds to the gradient of W. Tokens that
+  // meet no other have none, whatever they hold.
+  Matrix backward(const Matrix& dfeatures,
+                  const std::vector<bool>& is_met,
+                  std::int64_t length,
+                  Matrix& dweight) const {
     Matrix dx(length, x.columns);
     for (std::int64_t token = 0; token < x.rows; ++token) {
+      if (!is_met[token]) continue;
       map_token_backward(map, weight, x[token], features[token], dfeatures[token],
                          static_cast<int>(x.columns), dx[token], dweight);
     }
@@ -180,6 +185,7 @@ void backward_head(const LinearBackwardProblem& problem,
                    std::int64_t head,
                    const MappedHead& k,
                    const Matrix& v,
+                   std::vector<bool>& key_is_met,
                    Matrix& dk_features,
                    Matrix& dv,
                    Matrix& dq_weight) {
@@ -187,7 +193,10 @@ void backward_head(const LinearBackwardProblem& problem,
   const Matrix out = load_head(problem.out, batch, head, q.x.rows);
   const Matrix dout = load_head(problem.dout, batch, head, q.x.rows);
   Matrix dq_features(q.features.rows, q.features.columns);
+  std::vector<bool> query_is_met(q.x.rows);
   for (std::int64_t query = 0; query < q.x.rows; ++query) {
+    for_each_key(problem, batch, head, query,
+                 [&](std::int64_t key) { query_is_met[query] = key_is_met[key] = true; });
     const double sum = denominator(problem, batch, head, query, q.features, k.features);
     if (sum == 0) continue;
     const double delta = dot(dout[query], out[query], out.columns);
@@ -200,7 +209,7 @@ void backward_head(const LinearBackwardProblem& problem,
     });
   }
   store_head(problem.gradients.dq, batch, head,
-             q.backward(dq_features, problem.grid.q_len, dq_weight));
+             q.backward(dq_features, query_is_met, problem.grid.q_len, dq_weight));
 }
 
 // Gradients of W, one matrix for each head.
@@ -252,14 +261,17 @@ void linear_backward(const LinearBackwardProblem& problem) {
     for (std::int64_t key_head = 0; key_head < problem.k_heads; ++key_head) {
       const MappedHead k = map_keys(problem, batch, key_head);
       const Matrix v = load_head(problem.v, batch, key_head, k.x.rows);
+      std::vector<bool> key_is_met(k.x.rows);
       Matrix dk_features(k.features.rows, k.features.columns);
       Matrix dv(problem.grid.k_len, problem.head_dim);
       const std::int64_t group = problem.heads_per_key_head();
       for (std::int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-        backward_head(problem, batch, head, k, v, dk_features, dv, dq_weights.matrices[head]);
+        backward_head(problem, batch, head, k, v, key_is_met, dk_features, dv,
+                      dq_weights.matrices[head]);
       }
-      store_head(gradients.dk, batch, key_head,
-                 k.backward(dk_features, problem.grid.k_len, dk_weights.matrices[key_head]));
+      store_head(
+          gradients.dk, batch, key_head,
+          k.backward(dk_features, key_is_met, problem.grid.k_len, dk_weights.matrices[key_head]));
       store_head(gradients.dv, batch, key_head, dv);
     }
   }

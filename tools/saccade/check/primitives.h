@@ -23,6 +23,8 @@ enum class Quantity {
   next_mask,
   means,
   classes,
+  linear_out,
+  linear_gradients,
 };
 
 std::string_view name_of(Quantity quantity);
@@ -54,6 +56,7 @@ std::vector<Finding> check_attention(const Problem& problem,
                                      Backend backend);
 std::vector<Finding> check_merge_partials(const Problem& problem, Backend backend);
 std::vector<Finding> check_update_mask(const Problem& problem, Backend backend);
+std::vector<Finding> check_linear(const Problem& problem, const ProblemData& data, Backend backend);
 std::vector<Finding> check_routing(const Problem& problem,
                                    const ProblemData& data,
                                    Backend backend);

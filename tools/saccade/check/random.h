@@ -17,6 +17,7 @@ class Random {
     merge_partials,
     update_mask,
     routing,
+    linear,
   };
 
   Random(std::uint64_t seed, int number, Stream stream) {

@@ -43,6 +43,10 @@ std::string_view name_of(Quantity quantity) {
       return "pool_tiles";
     case Quantity::classes:
       return "select_tiles";
+    case Quantity::linear_out:
+      return "linear_forward";
+    case Quantity::linear_gradients:
+      return "linear_backward";
   }
   return "";
 }
