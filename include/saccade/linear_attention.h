@@ -43,6 +43,9 @@ struct LinearInputs {
 struct LinearOptions {
   FeatureMap feature_map = FeatureMap::softmax;
   double epsilon = 0;  // at least 0, finite
+  // Backward: adds to what dq, dk and dv hold instead of replacing it. In 16-bit dtypes the sum is
+  // rounded once more.
+  bool adds_gradients = false;
 };
 
 // Bytes of workspace that the call needs. Throws like linear_forward.

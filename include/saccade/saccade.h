@@ -12,6 +12,7 @@
 #include <saccade/lite.h>
 #include <saccade/merge_partials.h>
 #include <saccade/routing.h>
+#include <saccade/sparse_linear.h>
 #include <saccade/tensor_view.h>
 #include <saccade/tile_grid.h>
 #include <saccade/tile_index.h>

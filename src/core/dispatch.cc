@@ -1,6 +1,4 @@
-#include "core/backend.h"
-#include "core/validate.h"
-#include "core/workspace.h"
+#include "core/call.h"
 
 #include <saccade/attention.h>
 #include <saccade/error.h>
@@ -11,15 +9,12 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <string>
 
-// The only file that knows all backends. Every public call passes through here: checked once, then
-// handed to the backend together with its executor and workspace.
+// The only file that knows all backends. Every public call passes through here.
 
 namespace saccade {
-namespace {
 
 const BackendOps& backend_of(const Context& context) {
   switch (resolve_backend(context)) {
@@ -34,60 +29,6 @@ const BackendOps& backend_of(const Context& context) {
 Executor& executor_of(const Context& context) {
   return context.executor != nullptr ? *context.executor : default_executor();
 }
-
-// Runs validated, supported problems: one body for the size query and the call of every primitive.
-struct Call {
-  explicit Call(const Context& context)
-      : backend(backend_of(context)),
-        executor(executor_of(context)),
-        workers(std::max(1, executor.max_workers())) {}
-
-  ForwardProblem problem(const AttentionInputs& inputs,
-                         const AttentionForwardOptions& options) const {
-    ForwardProblem problem = validate_forward(inputs, options);
-    require_support(problem);
-    problem.plan = backend.visit_plan(problem, options.order);
-    return problem;
-  }
-  BackwardProblem problem(const AttentionBackwardInputs& inputs,
-                          const AttentionBackwardOptions& options) const {
-    BackwardProblem problem = validate_backward(inputs, options);
-    require_support(problem);
-    return problem;
-  }
-  SelectProblem problem(const SelectTilesInputs& inputs, const SelectTilesOptions& options) const {
-    SelectProblem problem = validate_select(inputs, options);
-    require_support(problem);
-    return problem;
-  }
-  LinearForwardProblem problem(const LinearInputs& inputs, const LinearOptions& options) const {
-    LinearForwardProblem problem = validate_linear_forward(inputs, options);
-    require_support(problem);
-    return problem;
-  }
-  LinearBackwardProblem problem(const LinearBackwardInputs& inputs,
-                                const LinearOptions& options) const {
-    LinearBackwardProblem problem = validate_linear_backward(inputs, options);
-    require_support(problem);
-    return problem;
-  }
-  void require_support(const auto& problem) const {
-    if (const auto reason = backend.why_unsupported(problem)) throw Unsupported(*reason);
-  }
-  std::size_t workspace_size(const auto& problem) const {
-    return backend.workspace_size(problem, workers);
-  }
-
-  Execution execution(std::span<std::byte> workspace = {}) const {
-    return {executor, workers, workspace};
-  }
-
-  const BackendOps& backend;
-  Executor& executor;
-  const int workers;
-};
-
-}  // namespace
 
 std::string_view name_of(Backend backend) {
   return backend == Backend::reference ? "reference" : "cpu";
@@ -113,37 +54,27 @@ VisitPlan visit_plan(const Context& context,
 std::size_t attention_forward_workspace_size(const Context& context,
                                              const AttentionInputs& inputs,
                                              const AttentionForwardOptions& options) {
-  const Call call(context);
-  return call.workspace_size(call.problem(inputs, options));
+  return workspace_of(context, inputs, options);
 }
 
 void attention_forward(const Context& context,
                        const AttentionInputs& inputs,
                        const AttentionForwardOptions& options,
                        const AttentionForwardOutputs& outputs) {
-  const Call call(context);
-  ForwardProblem problem = call.problem(inputs, options);
-  attach_outputs(problem, outputs);
-  const Workspace workspace(context.workspace, call.workspace_size(problem));
-  call.backend.attention_forward(call.execution(workspace.span()), problem);
+  run<&BackendOps::attention_forward>(context, inputs, options, outputs);
 }
 
 std::size_t attention_backward_workspace_size(const Context& context,
                                               const AttentionBackwardInputs& inputs,
                                               const AttentionBackwardOptions& options) {
-  const Call call(context);
-  return call.workspace_size(call.problem(inputs, options));
+  return workspace_of(context, inputs, options);
 }
 
 void attention_backward(const Context& context,
                         const AttentionBackwardInputs& inputs,
                         const AttentionBackwardOptions& options,
                         const AttentionBackwardOutputs& outputs) {
-  const Call call(context);
-  BackwardProblem problem = call.problem(inputs, options);
-  attach_outputs(problem, outputs);
-  const Workspace workspace(context.workspace, call.workspace_size(problem));
-  call.backend.attention_backward(call.execution(workspace.span()), problem);
+  run<&BackendOps::attention_backward>(context, inputs, options, outputs);
 }
 
 void merge_partials(const Context& context,
@@ -186,19 +117,14 @@ void pool_tiles(const Context& context,
 std::size_t select_tiles_workspace_size(const Context& context,
                                         const SelectTilesInputs& inputs,
                                         const SelectTilesOptions& options) {
-  const Call call(context);
-  return call.workspace_size(call.problem(inputs, options));
+  return workspace_of(context, inputs, options);
 }
 
 void select_tiles(const Context& context,
                   const SelectTilesInputs& inputs,
                   const SelectTilesOptions& options,
                   const TileClasses& classes) {
-  const Call call(context);
-  SelectProblem problem = call.problem(inputs, options);
-  attach_outputs(problem, classes);
-  const Workspace workspace(context.workspace, call.workspace_size(problem));
-  call.backend.select_tiles(call.execution(workspace.span()), problem);
+  run<&BackendOps::select_tiles>(context, inputs, options, classes);
 }
 
 std::string_view name_of(FeatureMap feature_map) {
@@ -219,37 +145,27 @@ std::string_view name_of(FeatureMap feature_map) {
 std::size_t linear_forward_workspace_size(const Context& context,
                                           const LinearInputs& inputs,
                                           const LinearOptions& options) {
-  const Call call(context);
-  return call.workspace_size(call.problem(inputs, options));
+  return workspace_of(context, inputs, options);
 }
 
 void linear_forward(const Context& context,
                     const LinearInputs& inputs,
                     const LinearOptions& options,
                     const TensorView& out) {
-  const Call call(context);
-  LinearForwardProblem problem = call.problem(inputs, options);
-  attach_outputs(problem, out);
-  const Workspace workspace(context.workspace, call.workspace_size(problem));
-  call.backend.linear_forward(call.execution(workspace.span()), problem);
+  run<&BackendOps::linear_forward>(context, inputs, options, out);
 }
 
 std::size_t linear_backward_workspace_size(const Context& context,
                                            const LinearBackwardInputs& inputs,
                                            const LinearOptions& options) {
-  const Call call(context);
-  return call.workspace_size(call.problem(inputs, options));
+  return workspace_of(context, inputs, options);
 }
 
 void linear_backward(const Context& context,
                      const LinearBackwardInputs& inputs,
                      const LinearOptions& options,
                      const LinearGradients& gradients) {
-  const Call call(context);
-  LinearBackwardProblem problem = call.problem(inputs, options);
-  attach_outputs(problem, gradients);
-  const Workspace workspace(context.workspace, call.workspace_size(problem));
-  call.backend.linear_backward(call.execution(workspace.span()), problem);
+  run<&BackendOps::linear_backward>(context, inputs, options, gradients);
 }
 
 }  // namespace saccade

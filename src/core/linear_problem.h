@@ -23,6 +23,7 @@ struct LinearForwardProblem : LinearProblem {
 struct LinearBackwardProblem : LinearProblem {
   TensorView out, dout;
   LinearGradients gradients;
+  bool adds_gradients = false;
 };
 
 }  // namespace saccade

@@ -29,7 +29,10 @@ LinearForwardProblem validate_linear_forward(const LinearInputs& inputs,
                                              const LinearOptions& options);
 LinearBackwardProblem validate_linear_backward(const LinearBackwardInputs& inputs,
                                                const LinearOptions& options);
-void attach_outputs(LinearForwardProblem& problem, const TensorView& out);
+// `name`: what the caller calls it.
+void attach_outputs(LinearForwardProblem& problem,
+                    const TensorView& out,
+                    std::string_view name = "out");
 void attach_outputs(LinearBackwardProblem& problem, const LinearGradients& gradients);
 
 void validate_merge(std::span<const Partial> partials, const Partial& merged);

@@ -61,15 +61,16 @@ LinearForwardProblem validate_linear_forward(const LinearInputs& inputs,
   return validate_common<LinearForwardProblem>(inputs, options);
 }
 
-void attach_outputs(LinearForwardProblem& problem, const TensorView& out) {
-  require_rows("out", out, problem);
-  require_distinct_elements("out", out);
+void attach_outputs(LinearForwardProblem& problem, const TensorView& out, std::string_view name) {
+  require_rows(name, out, problem);
+  require_distinct_elements(name, out);
   problem.out = out;
 }
 
 LinearBackwardProblem validate_linear_backward(const LinearBackwardInputs& inputs,
                                                const LinearOptions& options) {
   auto problem = validate_common<LinearBackwardProblem>(inputs.forward, options);
+  problem.adds_gradients = options.adds_gradients;
   require_rows("out", inputs.out, problem);
   require_rows("dout", inputs.dout, problem);
   problem.out = inputs.out;

@@ -182,8 +182,9 @@ HWY_INLINE void map_tokens_backward(const FeatureMapping& map,
   }
 }
 
-// Writes the gradients of tokens, given those of the logits. hedgehog: `dx_rows` is room for them;
-// adds to `dweight` [head_dim][padded head_dim] what the tokens `x_rows` contribute.
+// Writes the gradients of tokens, or adds to them, given those of the logits. hedgehog: `dx_rows`
+// is room for them; adds to `dweight` [head_dim][padded head_dim] what the tokens `x_rows`
+// contribute.
 template <typename T>
 void store_token_gradients(const FeatureMapping& map,
                            std::ptrdiff_t tokens,
@@ -191,10 +192,18 @@ void store_token_gradients(const FeatureMapping& map,
                            const RowBuffer& x_rows,
                            const RowBuffer& dx_rows,
                            float* dweight,
+                           bool adds,
                            T* to,
                            std::ptrdiff_t to_stride) {
+  const auto store = [&](const RowBuffer& rows) HWY_ATTR {
+    if (adds) {
+      copy_rows<true>(rows.at, rows.stride, 1.0f, to, to_stride, tokens, map.head_dim);
+    } else {
+      copy_rows(rows.at, rows.stride, 1.0f, to, to_stride, tokens, map.head_dim);
+    }
+  };
   if (map.kind != FeatureMap::hedgehog) {
-    copy_rows(gradients.at, gradients.stride, 1.0f, to, to_stride, tokens, map.head_dim);
+    store(gradients);
     return;
   }
   const std::ptrdiff_t width = panel_width();
@@ -218,7 +227,7 @@ void store_token_gradients(const FeatureMapping& map,
                           .rows = map.head_dim,
                           .depth = tokens});
   }
-  copy_rows(dx_rows.at, dx_rows.stride, 1.0f, to, to_stride, tokens, map.head_dim);
+  store(dx_rows);
 }
 
 }  // namespace saccade::cpu::HWY_NAMESPACE

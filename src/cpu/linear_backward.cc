@@ -139,6 +139,7 @@ void backward_query_block(const LinearBackwardProblem& problem,
     }
     map_tokens_backward(map, count, scratch.features, scratch.gradients);
     store_token_gradients(map, count, scratch.gradients, scratch.x_rows, scratch.dx_rows, dweight,
+                          problem.adds_gradients,
                           row_of<T>(problem.gradients.dq, at.batch, at.head, piece),
                           problem.gradients.dq.strides[2]);
     scale_rows(map, count, scratch.factors, scratch.features);
@@ -166,8 +167,8 @@ void backward_queries(const LinearBackwardProblem& problem,
     using T = std::remove_pointer_t<decltype(element)>;
     for (std::int64_t block = at.begin; block < at.end; ++block) {
       if (!meets_keys(problem, at, block)) {
-        clear_rows(problem.gradients.dq, at.batch, at.head, queries.begin(block),
-                   queries.end(block));
+        clear_gradient(problem, problem.gradients.dq, at.batch, at.head, queries.begin(block),
+                       queries.end(block));
         clear_sums(map, query_sums, block);
         continue;
       }
@@ -206,9 +207,14 @@ void backward_key_block(const LinearBackwardProblem& problem,
                              .c_row = width,
                              .rows = map.head_dim,
                              .depth = map.features});
-      panel_to_rows(scratch.result_panel, width, scratch.ones,
-                    row_of<T>(gradients.dv, at.batch, at.key_head, piece + first),
-                    gradients.dv.strides[2], rows, map.head_dim);
+      T* dv = row_of<T>(gradients.dv, at.batch, at.key_head, piece + first);
+      const std::ptrdiff_t dv_stride = gradients.dv.strides[2];
+      if (problem.adds_gradients) {
+        panel_to_rows<true>(scratch.result_panel, width, scratch.ones, dv, dv_stride, rows,
+                            map.head_dim);
+      } else {
+        panel_to_rows(scratch.result_panel, width, scratch.ones, dv, dv_stride, rows, map.head_dim);
+      }
       rows_to_panel(row_of<const T>(problem.v, at.batch, at.key_head, piece + first),
                     problem.v.strides[2], rows, map.head_dim, 1.0f, width, scratch.token_panel);
       features_from_values(map, total, scratch.token_panel, scratch.gradient_panel);
@@ -217,6 +223,7 @@ void backward_key_block(const LinearBackwardProblem& problem,
     }
     map_tokens_backward(map, count, scratch.features, scratch.gradients);
     store_token_gradients(map, count, scratch.gradients, scratch.x_rows, scratch.dx_rows, dweight,
+                          problem.adds_gradients,
                           row_of<T>(gradients.dk, at.batch, at.key_head, piece),
                           gradients.dk.strides[2]);
   });
@@ -246,7 +253,8 @@ void backward_keys(const LinearBackwardProblem& problem,
     for (std::int64_t block = at.begin; block < at.end; ++block) {
       if (!meets_queries(problem, at, block)) {
         for (const TensorView& tensor : {problem.gradients.dk, problem.gradients.dv}) {
-          clear_rows(tensor, at.batch, at.key_head, keys.begin(block), keys.end(block));
+          clear_gradient(problem, tensor, at.batch, at.key_head, keys.begin(block),
+                         keys.end(block));
         }
         continue;
       }
@@ -277,8 +285,9 @@ void backward_group(const Execution& execution,
                       [&](int worker, std::int64_t index, const LinearQueryBlocks& at) {
                         const TokenBlocks queries = layout.queries(problem, at.batch);
                         if (at.is_last) {
-                          clear_rows(problem.gradients.dq, at.batch, at.head,
-                                     at.key_blocks == 0 ? 0 : queries.valid, problem.grid.q_len);
+                          clear_gradient(problem, problem.gradients.dq, at.batch, at.head,
+                                         at.key_blocks == 0 ? 0 : queries.valid,
+                                         problem.grid.q_len);
                         }
                         const std::int64_t head_of_batch = at.batch * problem.grid.heads + at.head;
                         float* dweight = layout.query_weight_part(head_of_batch, at.unit);
@@ -291,22 +300,23 @@ void backward_group(const Execution& execution,
                         (problem, layout.query_mapping(problem, at.head), at, queries,
                          layout.key_sums(index), scratch, layout.query_sums(sums), dweight);
                       });
-  for_each_key_unit(
-      execution, problem, layout, range,
-      [&](int worker, std::int64_t index, const LinearKeyBlocks& at) {
-        const TokenBlocks keys = layout.keys(problem, at.batch);
-        const std::int64_t begin = at.query_blocks == 0 ? 0 : keys.valid;
-        if (at.is_last) {
-          clear_rows(problem.gradients.dk, at.batch, at.key_head, begin, problem.grid.k_len);
-          clear_rows(problem.gradients.dv, at.batch, at.key_head, begin, problem.grid.k_len);
-        }
-        float* dweight = layout.key_weight_part(range.begin + index, at.unit);
-        if (dweight != nullptr) std::fill_n(dweight, layout.weight_floats(), 0.0f);
-        if (at.begin >= at.end) return;
-        HWY_DYNAMIC_DISPATCH(backward_keys)
-        (problem, layout.key_mapping(problem, at.key_head), at, keys, layout, index * per_key_head,
-         layout.scratch(problem, worker), dweight);
-      });
+  for_each_key_unit(execution, problem, layout, range,
+                    [&](int worker, std::int64_t index, const LinearKeyBlocks& at) {
+                      const TokenBlocks keys = layout.keys(problem, at.batch);
+                      const std::int64_t begin = at.query_blocks == 0 ? 0 : keys.valid;
+                      if (at.is_last) {
+                        clear_gradient(problem, problem.gradients.dk, at.batch, at.key_head, begin,
+                                       problem.grid.k_len);
+                        clear_gradient(problem, problem.gradients.dv, at.batch, at.key_head, begin,
+                                       problem.grid.k_len);
+                      }
+                      float* dweight = layout.key_weight_part(range.begin + index, at.unit);
+                      if (dweight != nullptr) std::fill_n(dweight, layout.weight_floats(), 0.0f);
+                      if (at.begin >= at.end) return;
+                      HWY_DYNAMIC_DISPATCH(backward_keys)
+                      (problem, layout.key_mapping(problem, at.key_head), at, keys, layout,
+                       index * per_key_head, layout.scratch(problem, worker), dweight);
+                    });
 }
 
 // Sums up the parts of a head's gradient of W, over units and samples, in order.

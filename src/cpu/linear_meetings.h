@@ -50,6 +50,16 @@ inline void clear_rows(const TensorView& tensor,
   }
 }
 
+// The same for gradients of rows that have none.
+inline void clear_gradient(const LinearBackwardProblem& problem,
+                           const TensorView& gradient,
+                           std::int64_t batch,
+                           std::int64_t head,
+                           std::int64_t begin,
+                           std::int64_t end) {
+  if (!problem.adds_gradients) clear_rows(gradient, batch, head, begin, end);
+}
+
 inline bool meets(const LinearProblem& problem,
                   std::int64_t batch,
                   std::int64_t head,

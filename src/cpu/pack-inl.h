@@ -153,8 +153,8 @@ HWY_INLINE void rows_to_panel(const T* rows,
   }
 }
 
-// rows[lane][d] = factors[lane] * panel[d][lane]
-template <typename T>
+// rows[lane][d] = factors[lane] * panel[d][lane], or += with kAdd.
+template <bool kAdd = false, typename T>
 HWY_INLINE void panel_to_rows(const float* HWY_RESTRICT panel,
                               std::ptrdiff_t width,
                               const float* HWY_RESTRICT factors,
@@ -172,14 +172,15 @@ HWY_INLINE void panel_to_rows(const float* HWY_RESTRICT panel,
       }
       transpose4x4(m);
       for (std::ptrdiff_t i = 0; i < 4 && lane + i < row_count; ++i) {
-        store4(m[i], rows + (lane + i) * row_stride + d);
+        T* to = rows + (lane + i) * row_stride + d;
+        store4(kAdd ? hn::Add(load4(to), m[i]) : m[i], to);
       }
     }
   }
 }
 
-// to[row][d] = factor * from[row][d]
-template <typename From, typename To>
+// to[row][d] = factor * from[row][d], or += with kAdd.
+template <bool kAdd = false, typename From, typename To>
 HWY_INLINE void copy_rows(const From* from,
                           std::ptrdiff_t from_stride,
                           float factor,
@@ -190,7 +191,9 @@ HWY_INLINE void copy_rows(const From* from,
   const V32x4 scale = hn::Set(F32x4(), factor);
   for (std::ptrdiff_t row = 0; row < row_count; ++row) {
     for (std::ptrdiff_t d = 0; d < head_dim; d += 4) {
-      store4(hn::Mul(scale, load4(from + row * from_stride + d)), to + row * to_stride + d);
+      const V32x4 scaled = hn::Mul(scale, load4(from + row * from_stride + d));
+      To* target = to + row * to_stride + d;
+      store4(kAdd ? hn::Add(load4(target), scaled) : scaled, target);
     }
   }
 }

@@ -1,5 +1,6 @@
 #include "support/attention.h"
 #include "support/comparison.h"
+#include "support/derivative.h"
 
 #include <gtest/gtest.h>
 
@@ -11,17 +12,6 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 const Context kReference{.backend = Backend::reference};
-
-// Central differences of fourth order: the truncation error is of order h^4. A loss is a sum of up
-// to 5000 terms of order 1, whose rounding of about 1e-12 is divided by h.
-constexpr double kStep = 1e-3;
-constexpr double kDerivativeTolerance = 1e-8;
-
-// The derivative at 0 of `at`, a function of one variable.
-template <typename F>
-double derivative_at_zero(F&& at) {
-  return (8 * (at(kStep) - at(-kStep)) - (at(2 * kStep) - at(-2 * kStep))) / (12 * kStep);
-}
 
 // A scalar function of q, k and v whose gradients in out and lse are dout and dlse.
 double loss(const Problem& problem) {

@@ -1,3 +1,4 @@
+#include "support/derivative.h"
 #include "support/expect_error.h"
 #include "support/linear.h"
 
@@ -15,16 +16,6 @@ const Context kReference{.backend = Backend::reference};
 constexpr FeatureMap kMaps[] = {FeatureMap::softmax, FeatureMap::elu_plus_one, FeatureMap::relu,
                                 FeatureMap::hedgehog};
 
-// Fourth-order central differences, as for attention_backward. The elements of relu stay away from
-// its kink: see away_from_zero.
-constexpr double kStep = 1e-3;
-constexpr double kDerivativeTolerance = 1e-8;
-
-template <typename F>
-double derivative_at_zero(F&& at) {
-  return (8 * (at(kStep) - at(-kStep)) - (at(2 * kStep) - at(-2 * kStep))) / (12 * kStep);
-}
-
 double loss(const LinearCase& call) {
   const Tensor out = run_linear_forward(kReference, call);
   double sum = 0;
@@ -34,6 +25,7 @@ double loss(const LinearCase& call) {
   return sum;
 }
 
+// relu has a kink at 0.
 void away_from_zero(Tensor& tensor) {
   for (std::int64_t i = 0; i < tensor.element_count(); ++i) {
     const double value = tensor.get(i);

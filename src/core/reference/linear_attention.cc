@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -179,6 +180,19 @@ double denominator(const LinearProblem& problem,
   return sum;
 }
 
+// Writes the gradients of one head, or adds them to what is there.
+void store_gradient(const LinearBackwardProblem& problem,
+                    const TensorView& to,
+                    std::int64_t batch,
+                    std::int64_t head,
+                    Matrix gradient) {
+  if (problem.adds_gradients) {
+    const Matrix before = load_head(to, batch, head, gradient.rows);
+    accumulate(1, before.values.data(), std::ssize(before.values), gradient.values.data());
+  }
+  store_head(to, batch, head, gradient);
+}
+
 // Gradients of one query head; adds to those of its key head.
 void backward_head(const LinearBackwardProblem& problem,
                    std::int64_t batch,
@@ -208,8 +222,8 @@ void backward_head(const LinearBackwardProblem& problem,
       accumulate(weight, dout[query], v.columns, dv[key]);
     });
   }
-  store_head(problem.gradients.dq, batch, head,
-             q.backward(dq_features, query_is_met, problem.grid.q_len, dq_weight));
+  store_gradient(problem, problem.gradients.dq, batch, head,
+                 q.backward(dq_features, query_is_met, problem.grid.q_len, dq_weight));
 }
 
 // Gradients of W, one matrix for each head.
@@ -272,7 +286,7 @@ void linear_backward(const LinearBackwardProblem& problem) {
       store_head(
           gradients.dk, batch, key_head,
           k.backward(dk_features, key_is_met, problem.grid.k_len, dk_weights.matrices[key_head]));
-      store_head(gradients.dv, batch, key_head, dv);
+      store_gradient(problem, gradients.dv, batch, key_head, dv);
     }
   }
   dq_weights.store(gradients.dq_weight);
