@@ -283,8 +283,8 @@ void linear_backward(const LinearBackwardProblem& problem) {
         backward_head(problem, batch, head, k, v, key_is_met, dk_features, dv,
                       dq_weights.matrices[head]);
       }
-      store_head(
-          gradients.dk, batch, key_head,
+      store_gradient(
+          problem, gradients.dk, batch, key_head,
           k.backward(dk_features, key_is_met, problem.grid.k_len, dk_weights.matrices[key_head]));
       store_gradient(problem, gradients.dv, batch, key_head, dv);
     }
