@@ -22,14 +22,14 @@
 HWY_BEFORE_NAMESPACE();
 namespace saccade::cpu::HWY_NAMESPACE {
 
-// delta[lane] = dout . out of one panel, by way of `out_panel`.
+// minus_delta[lane] = -(dout . out) of one panel, by way of `out_panel`.
 template <typename T>
-void panel_delta(const LinearBackwardProblem& problem,
-                 const T* out,
-                 std::ptrdiff_t rows,
-                 const float* HWY_RESTRICT dout_panel,
-                 float* HWY_RESTRICT out_panel,
-                 float* HWY_RESTRICT delta) {
+void panel_minus_delta(const LinearBackwardProblem& problem,
+                       const T* out,
+                       std::ptrdiff_t rows,
+                       const float* HWY_RESTRICT dout_panel,
+                       float* HWY_RESTRICT out_panel,
+                       float* HWY_RESTRICT minus_delta) {
   const F32 d;
   const std::ptrdiff_t width = panel_width();
   const std::ptrdiff_t lanes = hn::Lanes(d);
@@ -37,12 +37,12 @@ void panel_delta(const LinearBackwardProblem& problem,
   V32 sum0 = hn::Zero(d);
   V32 sum1 = sum0;
   for (std::ptrdiff_t i = 0; i < problem.head_dim * width; i += width) {
-    sum0 = hn::MulAdd(hn::Load(d, out_panel + i), hn::Load(d, dout_panel + i), sum0);
-    sum1 =
-        hn::MulAdd(hn::Load(d, out_panel + i + lanes), hn::Load(d, dout_panel + i + lanes), sum1);
+    sum0 = hn::NegMulAdd(hn::Load(d, out_panel + i), hn::Load(d, dout_panel + i), sum0);
+    sum1 = hn::NegMulAdd(hn::Load(d, out_panel + i + lanes), hn::Load(d, dout_panel + i + lanes),
+                         sum1);
   }
-  hn::Store(sum0, d, delta);
-  hn::Store(sum1, d, delta + lanes);
+  hn::Store(sum0, d, minus_delta);
+  hn::Store(sum1, d, minus_delta + lanes);
 }
 
 // panel[feature][lane] += weights[lane] * row[feature]; without weights, += row[feature].
@@ -61,46 +61,51 @@ HWY_INLINE void add_row_to_panel(const float* HWY_RESTRICT row,
   }
 }
 
-// gradients[feature] of one panel of tokens = total^T values, before anything is added.
-HWY_INLINE void features_from_values(const FeatureMapping& map,
-                                     const float* total,
-                                     const float* value_panel,
-                                     float* gradient_panel) {
-  const std::ptrdiff_t width = panel_width();
-  multiply<Start::zero>({.a = total,
-                         .a_row = 1,
-                         .a_depth = map.padded_features,
-                         .b = value_panel,
-                         .b_depth = width,
-                         .c = gradient_panel,
-                         .c_row = width,
-                         .rows = map.features,
-                         .depth = map.head_dim});
-}
-
-HWY_INLINE void panel_to_gradients(const FeatureMapping& map,
-                                   const float* panel,
-                                   const float* factors,
-                                   std::ptrdiff_t first,
-                                   std::ptrdiff_t rows,
-                                   const RowBuffer& gradients) {
-  panel_to_rows(panel, panel_width(), factors, gradients.at + first * gradients.stride,
-                gradients.stride, rows, map.features);
-}
-
-// features[token] *= factors[token]
-HWY_INLINE void scale_rows(const FeatureMapping& map,
-                           std::ptrdiff_t tokens,
-                           const float* factors,
-                           const RowBuffer& features) {
-  const F32 d;
-  for (std::ptrdiff_t token = 0; token < tokens; ++token) {
-    float* row = features.at + token * features.stride;
-    const V32 factor = hn::Set(d, factors[token]);
-    for (std::ptrdiff_t i = 0; i < map.padded_features; i += hn::Lanes(d)) {
-      hn::Store(hn::Mul(hn::Load(d, row + i), factor), d, row + i);
+// panel[row][lane] *= factors[lane]
+HWY_INLINE void scale_panel(const float* HWY_RESTRICT factors,
+                            std::ptrdiff_t rows,
+                            float* HWY_RESTRICT panel) {
+  const V32 factor[2] = {load_half(factors, 0, 0), load_half(factors, 0, 1)};
+  for (std::ptrdiff_t row = 0; row < rows; ++row) {
+    for (int j = 0; j < 2; ++j) {
+      store_half(hn::Mul(load_half(panel, row, j), factor[j]), row, j, panel);
     }
   }
+}
+
+// Rows of a panel [head_dim][width]: written, or added to what is there.
+template <typename T>
+void store_panel(const LinearBackwardProblem& problem,
+                 const float* panel,
+                 const LinearScratch& scratch,
+                 T* to,
+                 std::ptrdiff_t to_stride,
+                 std::ptrdiff_t rows) {
+  if (problem.adds_gradients) {
+    panel_to_rows<true>(panel, panel_width(), scratch.ones, to, to_stride, rows, problem.head_dim);
+  } else {
+    panel_to_rows(panel, panel_width(), scratch.ones, to, to_stride, rows, problem.head_dim);
+  }
+}
+
+// Writes, or adds, the gradients of a panel of tokens, given those of their features.
+template <typename T>
+void store_gradients(const LinearBackwardProblem& problem,
+                     const FeatureMapping& map,
+                     const T* x,
+                     std::ptrdiff_t x_stride,
+                     std::ptrdiff_t rows,
+                     const LinearScratch& scratch,
+                     float* dweight,
+                     T* to,
+                     std::ptrdiff_t to_stride) {
+  map_panel_backward(map, scratch.feature_panel, scratch.gradient_panel);
+  const float* gradient = scratch.gradient_panel;
+  if (map.kind == FeatureMap::hedgehog) {
+    copy_rows(x, x_stride, 1.0f, scratch.x_rows.at, scratch.x_rows.stride, rows, map.head_dim);
+    gradient = project_back(map, gradient, scratch.x_rows, rows, scratch.result_panel, dweight);
+  }
+  store_panel(problem, gradient, scratch, to, to_stride, rows);
 }
 
 // The block of queries [begin, end): dq, and the sums that the keys will need.
@@ -118,31 +123,27 @@ void backward_query_block(const LinearBackwardProblem& problem,
   const std::ptrdiff_t width = panel_width();
   const float* key_total = total + map.head_dim * map.padded_features;
   for_each_piece(begin, end, [&](std::int64_t piece, std::int64_t count) {
-    map_tokens(map, row_of<const T>(problem.q, at.batch, at.head, piece), problem.q.strides[2],
-               count, scratch.x_rows, scratch.features);
     for (std::int64_t first = 0; first < count; first += width) {
       const std::int64_t rows = std::min<std::int64_t>(width, count - first);
-      float* factors = scratch.factors + first;
+      const std::int64_t query = piece + first;
+      const T* q = row_of<const T>(problem.q, at.batch, at.head, query);
       float* minus_delta = scratch.last + first;
-      feature_panel(map, scratch.features, first, rows, scratch.feature_panel);
+      map_rows(map, q, problem.q.strides[2], rows, scratch);
       inverse_denominators(map, scratch.feature_panel, total, static_cast<float>(problem.epsilon),
-                           factors);
-      rows_to_panel(row_of<const T>(problem.dout, at.batch, at.head, piece + first),
-                    problem.dout.strides[2], rows, map.head_dim, 1.0f, width, scratch.token_panel);
-      panel_delta(problem, row_of<const T>(problem.out, at.batch, at.head, piece + first), rows,
-                  scratch.token_panel, scratch.result_panel, minus_delta);
-      for (std::ptrdiff_t i = 0; i < width; ++i) minus_delta[i] = -minus_delta[i];
-      features_from_values(map, total, scratch.token_panel, scratch.gradient_panel);
+                           scratch.factors);
+      rows_to_panel(row_of<const T>(problem.dout, at.batch, at.head, query),
+                    problem.dout.strides[2], rows, map.head_dim, 1.0f, width, scratch.value_panel);
+      panel_minus_delta(problem, row_of<const T>(problem.out, at.batch, at.head, query), rows,
+                        scratch.value_panel, scratch.result_panel, minus_delta);
+      features_from_values(map, total, scratch.value_panel, scratch.gradient_panel);
       add_row_to_panel(key_total, map.features, minus_delta, scratch.gradient_panel);
-      clear_weightless(factors, map.features, scratch.gradient_panel);
-      panel_to_gradients(map, scratch.gradient_panel, factors, first, rows, scratch.gradients);
+      scale_panel(scratch.factors, map.features, scratch.gradient_panel);
+      clear_weightless(scratch.factors, map.features, scratch.gradient_panel);
+      keep_features(map, scratch.factors, first, rows, scratch);
+      store_gradients(problem, map, q, problem.q.strides[2], rows, scratch, dweight,
+                      row_of<T>(problem.gradients.dq, at.batch, at.head, query),
+                      problem.gradients.dq.strides[2]);
     }
-    map_tokens_backward(map, count, scratch.features, scratch.gradients);
-    store_token_gradients(map, count, scratch.gradients, scratch.x_rows, scratch.dx_rows, dweight,
-                          problem.adds_gradients,
-                          row_of<T>(problem.gradients.dq, at.batch, at.head, piece),
-                          problem.gradients.dq.strides[2]);
-    scale_rows(map, count, scratch.factors, scratch.features);
     const FloatRows dout =
         float_rows<T>(problem.dout, at.batch, at.head, piece, count, scratch.values);
     add_to_sums(map, scratch.features, dout, scratch.last, count, piece == begin, sums, block);
@@ -192,41 +193,21 @@ void backward_key_block(const LinearBackwardProblem& problem,
   const LinearGradients& gradients = problem.gradients;
   const std::ptrdiff_t width = panel_width();
   const float* query_total = total + map.head_dim * map.padded_features;
-  for_each_piece(begin, end, [&](std::int64_t piece, std::int64_t count) {
-    map_tokens(map, row_of<const T>(problem.k, at.batch, at.key_head, piece), problem.k.strides[2],
-               count, scratch.x_rows, scratch.features);
-    for (std::int64_t first = 0; first < count; first += width) {
-      const std::int64_t rows = std::min<std::int64_t>(width, count - first);
-      feature_panel(map, scratch.features, first, rows, scratch.feature_panel);
-      multiply<Start::zero>({.a = total,
-                             .a_row = map.padded_features,
-                             .a_depth = 1,
-                             .b = scratch.feature_panel,
-                             .b_depth = width,
-                             .c = scratch.result_panel,
-                             .c_row = width,
-                             .rows = map.head_dim,
-                             .depth = map.features});
-      T* dv = row_of<T>(gradients.dv, at.batch, at.key_head, piece + first);
-      const std::ptrdiff_t dv_stride = gradients.dv.strides[2];
-      if (problem.adds_gradients) {
-        panel_to_rows<true>(scratch.result_panel, width, scratch.ones, dv, dv_stride, rows,
-                            map.head_dim);
-      } else {
-        panel_to_rows(scratch.result_panel, width, scratch.ones, dv, dv_stride, rows, map.head_dim);
-      }
-      rows_to_panel(row_of<const T>(problem.v, at.batch, at.key_head, piece + first),
-                    problem.v.strides[2], rows, map.head_dim, 1.0f, width, scratch.token_panel);
-      features_from_values(map, total, scratch.token_panel, scratch.gradient_panel);
-      add_row_to_panel(query_total, map.features, scratch.ones, scratch.gradient_panel);
-      panel_to_gradients(map, scratch.gradient_panel, scratch.ones, first, rows, scratch.gradients);
-    }
-    map_tokens_backward(map, count, scratch.features, scratch.gradients);
-    store_token_gradients(map, count, scratch.gradients, scratch.x_rows, scratch.dx_rows, dweight,
-                          problem.adds_gradients,
-                          row_of<T>(gradients.dk, at.batch, at.key_head, piece),
-                          gradients.dk.strides[2]);
-  });
+  for (std::int64_t first = begin; first < end; first += width) {
+    const std::int64_t rows = std::min<std::int64_t>(width, end - first);
+    const T* k = row_of<const T>(problem.k, at.batch, at.key_head, first);
+    map_rows(map, k, problem.k.strides[2], rows, scratch);
+    values_from_features(map, total, scratch.feature_panel, scratch.result_panel);
+    store_panel(problem, scratch.result_panel, scratch,
+                row_of<T>(gradients.dv, at.batch, at.key_head, first), gradients.dv.strides[2],
+                rows);
+    rows_to_panel(row_of<const T>(problem.v, at.batch, at.key_head, first), problem.v.strides[2],
+                  rows, map.head_dim, 1.0f, width, scratch.value_panel);
+    features_from_values(map, total, scratch.value_panel, scratch.gradient_panel);
+    add_row_to_panel(query_total, map.features, scratch.ones, scratch.gradient_panel);
+    store_gradients(problem, map, k, problem.k.strides[2], rows, scratch, dweight,
+                    row_of<T>(gradients.dk, at.batch, at.key_head, first), gradients.dk.strides[2]);
+  }
 }
 
 // Up to kTargets blocks of keys, which meet the queries of several heads.
@@ -370,7 +351,6 @@ std::size_t workspace_size(const LinearBackwardProblem& problem, int workers) {
 void linear_backward(const Execution& execution, const LinearBackwardProblem& problem) {
   Arena arena(execution.workspace);
   const LinearLayout layout(arena, problem, execution.workers, linear_panel_width(), true);
-  pack_projections(execution, problem, layout);
   const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
   for (std::int64_t begin = 0; begin < key_heads; begin += layout.group) {
     backward_group(execution, problem, layout, {begin, std::min(begin + layout.group, key_heads)});

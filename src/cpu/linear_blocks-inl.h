@@ -174,14 +174,31 @@ void total_up(const FeatureMapping& map,
   }
 }
 
-// panel[feature][lane] = features[first + lane][feature]
-HWY_INLINE void feature_panel(const FeatureMapping& map,
-                              const RowBuffer& features,
+// The features of up to a panel of tokens, from the rows of a tensor.
+template <typename T>
+void map_rows(const FeatureMapping& map,
+              const T* rows,
+              std::ptrdiff_t stride,
+              std::ptrdiff_t count,
+              const LinearScratch& scratch) {
+  rows_to_panel(rows, stride, count, map.head_dim, 1.0f, panel_width(), scratch.token_panel);
+  map_panel(map, scratch.token_panel, scratch.feature_panel);
+}
+
+// rows[first + lane][feature] = factors[lane] * panel[feature][lane], 0 beyond the features.
+HWY_INLINE void keep_features(const FeatureMapping& map,
+                              const float* factors,
                               std::ptrdiff_t first,
                               std::ptrdiff_t count,
-                              float* panel) {
-  rows_to_panel(features.at + first * features.stride, features.stride, count, map.features, 1.0f,
-                panel_width(), panel);
+                              const LinearScratch& scratch) {
+  const RowBuffer& rows = scratch.features;
+  float* to = rows.at + first * rows.stride;
+  panel_to_rows(scratch.feature_panel, panel_width(), factors, to, rows.stride, count,
+                map.features);
+  const std::ptrdiff_t padding = map.padded_features - map.features;
+  for (std::ptrdiff_t row = 0; padding > 0 && row < count; ++row) {
+    std::fill_n(to + row * rows.stride + map.features, padding, 0.0f);
+  }
 }
 
 // factors[lane] = 1 / (epsilon + phi(q) . total of phi(k)) for one panel; 0 where that is 0.
@@ -206,6 +223,38 @@ HWY_INLINE void inverse_denominators(const FeatureMapping& map,
   };
   hn::Store(inverse(sum0), d, factors);
   hn::Store(inverse(sum1), d, factors + lanes);
+}
+
+// values [head_dim][width] of a panel of features: total times features.
+HWY_INLINE void values_from_features(const FeatureMapping& map,
+                                     const float* total,
+                                     const float* feature_panel,
+                                     float* value_panel) {
+  multiply<Start::zero>({.a = total,
+                         .a_row = map.padded_features,
+                         .a_depth = 1,
+                         .b = feature_panel,
+                         .b_depth = panel_width(),
+                         .c = value_panel,
+                         .c_row = panel_width(),
+                         .rows = map.head_dim,
+                         .depth = map.features});
+}
+
+// Features [features][width] of a panel of values: total, transposed, times values.
+HWY_INLINE void features_from_values(const FeatureMapping& map,
+                                     const float* total,
+                                     const float* value_panel,
+                                     float* feature_panel) {
+  multiply<Start::zero>({.a = total,
+                         .a_row = 1,
+                         .a_depth = map.padded_features,
+                         .b = value_panel,
+                         .b_depth = panel_width(),
+                         .c = feature_panel,
+                         .c_row = panel_width(),
+                         .rows = map.features,
+                         .depth = map.head_dim});
 }
 
 // Rows without weight are 0 even where 0 times what they would be is NaN: clears the lanes of a

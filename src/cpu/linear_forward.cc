@@ -30,29 +30,18 @@ void store_queries(const LinearForwardProblem& problem,
                    const float* total,
                    const LinearScratch& scratch) {
   const std::ptrdiff_t width = panel_width();
-  for_each_piece(begin, end, [&](std::int64_t piece, std::int64_t count) {
-    map_tokens(map, row_of<const T>(problem.q, batch, head, piece), problem.q.strides[2], count,
-               scratch.x_rows, scratch.features);
-    for (std::int64_t first = 0; first < count; first += width) {
-      const std::int64_t rows = std::min<std::int64_t>(width, count - first);
-      feature_panel(map, scratch.features, first, rows, scratch.feature_panel);
-      inverse_denominators(map, scratch.feature_panel, total, static_cast<float>(problem.epsilon),
-                           scratch.factors);
-      multiply<Start::zero>({.a = total,
-                             .a_row = map.padded_features,
-                             .a_depth = 1,
-                             .b = scratch.feature_panel,
-                             .b_depth = width,
-                             .c = scratch.result_panel,
-                             .c_row = width,
-                             .rows = map.head_dim,
-                             .depth = map.features});
-      clear_weightless(scratch.factors, map.head_dim, scratch.result_panel);
-      panel_to_rows(scratch.result_panel, width, scratch.factors,
-                    row_of<T>(problem.out, batch, head, piece + first), problem.out.strides[2],
-                    rows, map.head_dim);
-    }
-  });
+  for (std::int64_t first = begin; first < end; first += width) {
+    const std::int64_t rows = std::min<std::int64_t>(width, end - first);
+    map_rows(map, row_of<const T>(problem.q, batch, head, first), problem.q.strides[2], rows,
+             scratch);
+    inverse_denominators(map, scratch.feature_panel, total, static_cast<float>(problem.epsilon),
+                         scratch.factors);
+    values_from_features(map, total, scratch.feature_panel, scratch.result_panel);
+    clear_weightless(scratch.factors, map.head_dim, scratch.result_panel);
+    panel_to_rows(scratch.result_panel, width, scratch.factors,
+                  row_of<T>(problem.out, batch, head, first), problem.out.strides[2], rows,
+                  map.head_dim);
+  }
 }
 
 // Up to kTargets blocks of queries of one head.
@@ -102,7 +91,6 @@ std::size_t workspace_size(const LinearForwardProblem& problem, int workers) {
 void linear_forward(const Execution& execution, const LinearForwardProblem& problem) {
   Arena arena(execution.workspace);
   const LinearLayout layout(arena, problem, execution.workers, linear_panel_width(), false);
-  pack_projections(execution, problem, layout);
   const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
   for (std::int64_t begin = 0; begin < key_heads; begin += layout.group) {
     const HeadRange range = {begin, std::min(begin + layout.group, key_heads)};

@@ -27,6 +27,11 @@ std::int64_t key_block(const LinearProblem& problem) {
   return problem.tiles ? problem.grid.block_k : kDenseBlock;
 }
 
+// An odd number, so that the panels of one block do not all fall into a few cache sets.
+std::int64_t room_for(std::int64_t blocks) {
+  return blocks | 1;
+}
+
 std::int64_t count_blocks(std::int64_t length, std::int64_t size) {
   return (length + size - 1) / size;
 }
@@ -36,22 +41,20 @@ std::int64_t count_blocks(std::int64_t length, std::int64_t size) {
 LinearScratch::LinearScratch(Arena& arena, const LinearProblem& problem, std::ptrdiff_t width) {
   constexpr std::int64_t kPiece = LinearLayout::kPiece;
   const std::int64_t padded = round_up(problem.features(), width);
-  const std::int64_t padded_head_dim = round_up(problem.head_dim, width);
-  const auto take_rows = [&](std::int64_t columns) {
+  const auto take_rows = [&](std::int64_t rows, std::int64_t columns) {
     const std::ptrdiff_t stride = round_up(columns, 16) + kRowPadding;
-    return RowBuffer{arena.take<float>(kPiece * stride), stride};
+    return RowBuffer{arena.take<float>(rows * stride), stride};
   };
-  features = take_rows(padded);
-  gradients = take_rows(padded);
-  x_rows = problem.q_weight ? take_rows(padded_head_dim) : RowBuffer{};
-  dx_rows = problem.q_weight ? take_rows(padded_head_dim) : RowBuffer{};
+  features = take_rows(kPiece, padded);
+  x_rows = problem.q_weight ? take_rows(width, round_up(problem.head_dim, width)) : RowBuffer{};
   values = arena.take<float>(kPiece * problem.head_dim);
+  token_panel = arena.take<float>(problem.head_dim * width);
   feature_panel = arena.take<float>(problem.features() * width);
   gradient_panel = arena.take<float>(problem.features() * width);
-  token_panel = arena.take<float>(problem.head_dim * width);
+  value_panel = arena.take<float>(problem.head_dim * width);
   result_panel = arena.take<float>(problem.head_dim * width);
   last = arena.take<float>(kPiece);
-  factors = arena.take<float>(kPiece);
+  factors = arena.take<float>(width);
   ones = arena.take<float>(kPiece);
   totals = arena.take<float>(LinearLayout::kTargets * (problem.head_dim + 1) * padded);
   weights = arena.take<float>(LinearLayout::kTargets *
@@ -66,27 +69,24 @@ LinearLayout::LinearLayout(
       key_size_(key_block(problem)),
       query_blocks_(count_blocks(problem.grid.q_len, query_size_)),
       key_blocks_(count_blocks(problem.grid.k_len, key_size_)),
-      state_floats_((problem.head_dim + 1) * round_up(problem.features(), width)),
-      heads_(problem.grid.heads) {
+      query_room_(room_for(query_blocks_)),
+      key_room_(room_for(key_blocks_)),
+      state_floats_((problem.head_dim + 1) * round_up(problem.features(), width)) {
   const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
   const std::int64_t query_heads = problem.heads_per_key_head();
   const std::int64_t head_floats =
-      state_floats_ * (key_blocks_ + (is_backward ? query_heads * query_blocks_ : 0));
+      state_floats_ * (key_room_ + (is_backward ? query_heads * query_room_ : 0));
   const std::int64_t head_bytes = head_floats * static_cast<std::int64_t>(sizeof(float));
   group = std::clamp<std::int64_t>(kGroupBytes / head_bytes, 1, key_heads);
-  key_sums_ = arena.take<float>(group * key_blocks_ * state_floats_);
+  key_sums_ = arena.take<float>(group * key_room_ * state_floats_);
   if (is_backward) {
-    query_sums_ = arena.take<float>(group * query_heads * query_blocks_ * state_floats_);
+    query_sums_ = arena.take<float>(group * query_heads * query_room_ * state_floats_);
   }
-  if (problem.q_weight) {
+  if (problem.q_weight && is_backward) {
     weight_floats_ = problem.head_dim * round_up(problem.head_dim, width);
-    projection_floats_ = 2 * weight_floats_;
-    projections_ = arena.take<float>((problem.grid.heads + problem.k_heads) * projection_floats_);
-    if (is_backward) {
-      query_weight_parts_ = arena.take<float>(problem.grid.batch * problem.grid.heads *
-                                              query_units() * weight_floats_);
-      key_weight_parts_ = arena.take<float>(key_heads * key_units() * weight_floats_);
-    }
+    query_weight_parts_ =
+        arena.take<float>(problem.grid.batch * problem.grid.heads * query_units() * weight_floats_);
+    key_weight_parts_ = arena.take<float>(key_heads * key_units() * weight_floats_);
   }
   Arena counting;
   LinearScratch(counting, problem, width);
@@ -103,11 +103,11 @@ TokenBlocks LinearLayout::keys(const LinearProblem& problem, std::int64_t batch)
 }
 
 BlockSums LinearLayout::key_sums(std::int64_t index) const {
-  return {key_sums_ + index * key_blocks_ * state_floats_, key_blocks_};
+  return {key_sums_ + index * key_room_ * state_floats_, key_room_};
 }
 
 BlockSums LinearLayout::query_sums(std::int64_t index) const {
-  return {query_sums_ + index * query_blocks_ * state_floats_, query_blocks_};
+  return {query_sums_ + index * query_room_ * state_floats_, query_room_};
 }
 
 LinearScratch LinearLayout::scratch(const LinearProblem& problem, int worker) const {
@@ -118,27 +118,25 @@ LinearScratch LinearLayout::scratch(const LinearProblem& problem, int worker) co
 }
 
 FeatureMapping LinearLayout::query_mapping(const LinearProblem& problem, std::int64_t head) const {
-  return mapping(problem, projection_of(false, head));
+  return mapping(problem, problem.q_weight, head);
 }
 
 FeatureMapping LinearLayout::key_mapping(const LinearProblem& problem,
                                          std::int64_t key_head) const {
-  return mapping(problem, projection_of(true, key_head));
+  return mapping(problem, problem.k_weight, key_head);
 }
 
-float* LinearLayout::projection_of(bool is_key, std::int64_t head) const {
-  if (projections_ == nullptr) return nullptr;
-  return projections_ + (is_key ? heads_ + head : head) * projection_floats_;
-}
-
-FeatureMapping LinearLayout::mapping(const LinearProblem& problem, const float* projection) const {
+FeatureMapping LinearLayout::mapping(const LinearProblem& problem,
+                                     const TensorView& weight,
+                                     std::int64_t head) const {
+  const std::int64_t head_dim = problem.head_dim;
   return {.kind = problem.feature_map,
-          .head_dim = problem.head_dim,
-          .padded_head_dim = round_up(problem.head_dim, width_),
+          .head_dim = head_dim,
+          .padded_head_dim = round_up(head_dim, width_),
           .features = problem.features(),
           .padded_features = round_up(problem.features(), width_),
-          .projection = projection,
-          .back_projection = projection == nullptr ? nullptr : projection + weight_floats_};
+          .weight = weight ? static_cast<const float*>(weight.data) + head * head_dim * head_dim
+                           : nullptr};
 }
 
 float* LinearLayout::query_weight_part(std::int64_t head_of_batch, std::int64_t unit) const {

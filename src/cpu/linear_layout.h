@@ -19,9 +19,7 @@ struct FeatureMapping {
   FeatureMap kind;
   std::ptrdiff_t head_dim, padded_head_dim;  // padded: to whole panels
   std::ptrdiff_t features, padded_features;
-  // hedgehog: W of one head and its transpose, in panels.
-  const float* projection;
-  const float* back_projection;
+  const float* weight;  // W of one head, hedgehog only
 };
 
 // Rows of floats, aligned; the stride keeps them off each other's cache sets.
@@ -47,22 +45,23 @@ struct BlockSums {
   std::int64_t blocks;  // that there is room for
 };
 
-// What one worker needs.
+// What one worker needs. A panel is [depth][width], its tokens lie across the lanes.
 struct LinearScratch {
   LinearScratch(Arena& arena, const LinearProblem& problem, std::ptrdiff_t width);
 
-  RowBuffer features, gradients;  // [kPiece][padded_features]
-  RowBuffer x_rows, dx_rows;      // [kPiece][padded_head_dim], hedgehog only
-  float* values;                  // [kPiece][head_dim]
-  float* feature_panel;           // [features][width]
-  float* gradient_panel;          // [features][width]
-  float* token_panel;             // [head_dim][width]
-  float* result_panel;            // [head_dim][width]
-  float* last;                    // [kPiece]: what stands beside the values in a sum
-  float* factors;                 // [kPiece]
-  float* ones;                    // [kPiece]
-  float* totals;                  // [kTargets][head_dim + 1][padded_features]
-  float* weights;                 // [kTargets][blocks of the other side]
+  RowBuffer features;     // [kPiece][padded_features]
+  RowBuffer x_rows;       // [panel][padded_head_dim], hedgehog only
+  float* values;          // [kPiece][head_dim]
+  float* token_panel;     // [head_dim]
+  float* feature_panel;   // [features]
+  float* gradient_panel;  // [features]
+  float* value_panel;     // [head_dim]
+  float* result_panel;    // [head_dim]
+  float* last;            // [kPiece]: what stands beside the values in a sum
+  float* factors;         // one panel
+  float* ones;            // [kPiece]
+  float* totals;          // [kTargets][head_dim + 1][padded_features]
+  float* weights;         // [kTargets][blocks of the other side]
 };
 
 class LinearLayout {
@@ -89,8 +88,6 @@ class LinearLayout {
   // The map of a query head or a key head of a sample.
   FeatureMapping query_mapping(const LinearProblem& problem, std::int64_t head) const;
   FeatureMapping key_mapping(const LinearProblem& problem, std::int64_t key_head) const;
-  float* projection_of(bool is_key, std::int64_t head) const;
-  std::int64_t projection_floats() const { return projection_floats_; }
 
   // Partial gradients of W: one for each unit of work of a head of the batch; backward only.
   float* query_weight_part(std::int64_t head_of_batch, std::int64_t unit) const;
@@ -105,18 +102,18 @@ class LinearLayout {
   std::int64_t group;  // key heads at a time
 
  private:
-  FeatureMapping mapping(const LinearProblem& problem, const float* projection) const;
+  FeatureMapping mapping(const LinearProblem& problem,
+                         const TensorView& weight,
+                         std::int64_t head) const;
 
   std::ptrdiff_t width_;
   std::int64_t query_size_, key_size_;      // tokens of a block
   std::int64_t query_blocks_, key_blocks_;  // of the longest sample
+  std::int64_t query_room_, key_room_;      // blocks that there is room for
   std::int64_t state_floats_;
-  std::int64_t projection_floats_ = 0;
   std::int64_t weight_floats_ = 0;
-  std::int64_t heads_;
   float* key_sums_;
   float* query_sums_ = nullptr;
-  float* projections_ = nullptr;
   float* query_weight_parts_ = nullptr;
   float* key_weight_parts_ = nullptr;
   std::byte* scratch_;

@@ -167,11 +167,6 @@ void for_each_key_unit(const Execution& execution,
 // Floats in a panel of the instruction set in use.
 std::ptrdiff_t linear_panel_width();
 
-// W of every head, in the panels that the feature map reads; nothing without weights.
-void pack_projections(const Execution& execution,
-                      const LinearProblem& problem,
-                      const LinearLayout& layout);
-
 // The sums of all blocks of some key heads.
 void sum_all_keys(const Execution& execution,
                   const LinearProblem& problem,
