@@ -48,7 +48,9 @@ struct LinearOptions {
   bool adds_gradients = false;
 };
 
-// Bytes of workspace that the call needs. Throws like linear_forward.
+// Bytes of workspace that the call needs: (head_dim + 1) * features floats for every block of keys
+// (a tile, or 1,024 tokens without tiles) of a bounded group of heads, plus twelve times that per
+// worker. Throws like linear_forward.
 std::size_t linear_forward_workspace_size(const Context& context,
                                           const LinearInputs& inputs,
                                           const LinearOptions& options);
@@ -74,7 +76,8 @@ struct LinearGradients {
   TensorView dq_weight{}, dk_weight{};
 };
 
-// Bytes of workspace that the call needs. Throws like linear_backward.
+// Bytes of workspace that the call needs: what linear_forward needs, and the same for every block
+// of queries; with weights, a few of their gradients more. Throws like linear_backward.
 std::size_t linear_backward_workspace_size(const Context& context,
                                            const LinearBackwardInputs& inputs,
                                            const LinearOptions& options);
