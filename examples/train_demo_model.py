@@ -56,7 +56,7 @@ STAGES = (
     Stage(frames=1, size=32, batch=64, steps=2700),
     Stage(frames=4, size=32, batch=16, steps=300),
     Stage(frames=4, size=64, batch=4, steps=400),
-    Stage(frames=16, size=64, batch=1, steps=260),
+    Stage(frames=16, size=64, batch=1, steps=150),
 )
 PEAK_LEARNING_RATE = 1e-3
 WARM_UP_STEPS = 150
