@@ -48,9 +48,9 @@ struct LinearOptions {
   bool adds_gradients = false;
 };
 
-// Bytes of workspace that the call needs: (head_dim + 1) * features floats for every block of keys
-// (a tile, or 1,024 tokens without tiles) of a bounded group of heads, plus twelve times that per
-// worker. Throws like linear_forward.
+// Bytes of workspace that the call needs: (head_dim + 1) * features floats, rounded up to whole
+// vectors, for every block of keys (a tile, or 1,024 tokens without tiles) of a bounded group of
+// heads, plus 32 times that (once without tiles) per worker. Throws like linear_forward.
 std::size_t linear_forward_workspace_size(const Context& context,
                                           const LinearInputs& inputs,
                                           const LinearOptions& options);

@@ -32,25 +32,66 @@ HWY_INLINE void store_half(V32 v, std::ptrdiff_t row, std::ptrdiff_t half, float
   hn::Store(v, d, panel + (2 * row + half) * hn::Lanes(d));
 }
 
+// Features of a panel of tokens, [features][stride]: a panel, or one of several side by side.
+struct FeatureRows {
+  float* at;
+  std::ptrdiff_t stride;
+
+  HWY_INLINE V32 load(std::ptrdiff_t row, std::ptrdiff_t half) const {
+    const F32 d;
+    return hn::Load(d, at + row * stride + half * hn::Lanes(d));
+  }
+  HWY_INLINE void store(V32 v, std::ptrdiff_t row, std::ptrdiff_t half) const {
+    const F32 d;
+    hn::Store(v, d, at + row * stride + half * hn::Lanes(d));
+  }
+};
+
 // to = softmax(x); both may be the same panel.
-HWY_INLINE void softmax_panel(const float* x, std::ptrdiff_t rows, float* to) {
+HWY_INLINE void softmax_panel(const float* x, std::ptrdiff_t rows, const FeatureRows& to) {
   const F32 d;
   V32 max[2] = {hn::Set(d, -kInfinity), hn::Set(d, -kInfinity)};
   for (std::ptrdiff_t row = 0; row < rows; ++row) {
     for (int j = 0; j < 2; ++j) max[j] = hn::Max(max[j], load_half(x, row, j));
   }
   const V32 log2e = hn::Set(d, kLog2e);
+  for (V32& m : max) m = hn::Mul(m, log2e);
   V32 sum[2] = {hn::Zero(d), hn::Zero(d)};
   for (std::ptrdiff_t row = 0; row < rows; ++row) {
     for (int j = 0; j < 2; ++j) {
-      const V32 p = exp2(d, hn::Mul(hn::Sub(load_half(x, row, j), max[j]), log2e));
+      const V32 p = exp2(d, hn::MulSub(load_half(x, row, j), log2e, max[j]));
       sum[j] = hn::Add(sum[j], p);
-      store_half(p, row, j, to);
+      to.store(p, row, j);
     }
   }
   const V32 factor[2] = {hn::Div(hn::Set(d, 1.0f), sum[0]), hn::Div(hn::Set(d, 1.0f), sum[1])};
   for (std::ptrdiff_t row = 0; row < rows; ++row) {
-    for (int j = 0; j < 2; ++j) store_half(hn::Mul(load_half(to, row, j), factor[j]), row, j, to);
+    for (int j = 0; j < 2; ++j) to.store(hn::Mul(to.load(row, j), factor[j]), row, j);
+  }
+}
+
+// The first `rows` rows x become softmax([x, -x]), which has twice as many.
+HWY_INLINE void softmax_of_both_signs(std::ptrdiff_t rows, const FeatureRows& to) {
+  const F32 d;
+  V32 max[2] = {hn::Zero(d), hn::Zero(d)};
+  for (std::ptrdiff_t row = 0; row < rows; ++row) {
+    for (int j = 0; j < 2; ++j) max[j] = hn::Max(max[j], hn::Abs(to.load(row, j)));
+  }
+  const V32 log2e = hn::Set(d, kLog2e);
+  V32 sum[2] = {hn::Zero(d), hn::Zero(d)};
+  for (std::ptrdiff_t row = 0; row < rows; ++row) {
+    for (int j = 0; j < 2; ++j) {
+      const V32 x = to.load(row, j);
+      const V32 plus = exp2(d, hn::Mul(hn::Sub(x, max[j]), log2e));
+      const V32 minus = exp2(d, hn::Mul(hn::Sub(hn::Neg(x), max[j]), log2e));
+      sum[j] = hn::Add(sum[j], hn::Add(plus, minus));
+      to.store(plus, row, j);
+      to.store(minus, rows + row, j);
+    }
+  }
+  const V32 factor[2] = {hn::Div(hn::Set(d, 1.0f), sum[0]), hn::Div(hn::Set(d, 1.0f), sum[1])};
+  for (std::ptrdiff_t row = 0; row < 2 * rows; ++row) {
+    for (int j = 0; j < 2; ++j) to.store(hn::Mul(to.load(row, j), factor[j]), row, j);
   }
 }
 
@@ -86,10 +127,19 @@ HWY_INLINE void map_elements(const float* HWY_RESTRICT from,
   }
 }
 
-// Features [features][width] of a panel of tokens [head_dim][width].
-HWY_INLINE void map_panel(const FeatureMapping& map,
-                          const float* HWY_RESTRICT x,
-                          float* HWY_RESTRICT features) {
+// to = f(x), element by element.
+template <typename F>
+HWY_INLINE void map_tokens(const float* HWY_RESTRICT x,
+                           std::ptrdiff_t rows,
+                           const FeatureRows& to,
+                           F&& f) {
+  for (std::ptrdiff_t row = 0; row < rows; ++row) {
+    for (int j = 0; j < 2; ++j) to.store(f(load_half(x, row, j)), row, j);
+  }
+}
+
+// Features of a panel of tokens [head_dim][width].
+HWY_INLINE void map_panel(const FeatureMapping& map, const float* x, const FeatureRows& features) {
   const F32 d;
   const V32 zero = hn::Zero(d);
   switch (map.kind) {
@@ -97,14 +147,14 @@ HWY_INLINE void map_panel(const FeatureMapping& map,
       softmax_panel(x, map.head_dim, features);
       return;
     case FeatureMap::elu_plus_one:
-      map_elements(x, map.head_dim, features, [&](V32 value, V32) HWY_ATTR {
+      map_tokens(x, map.head_dim, features, [&](V32 value) HWY_ATTR {
         const V32 below = exp2(d, hn::Mul(value, hn::Set(d, kLog2e)));
         const V32 above = hn::Add(value, hn::Set(d, 1.0f));
         return hn::IfThenElse(hn::Gt(value, zero), above, below);
       });
       return;
     case FeatureMap::relu:
-      map_elements(x, map.head_dim, features, [&](V32 value, V32) HWY_ATTR {
+      map_tokens(x, map.head_dim, features, [&](V32 value) HWY_ATTR {
         return hn::IfThenElse(hn::Lt(value, zero), zero, value);  // NaN stays
       });
       return;
@@ -114,14 +164,11 @@ HWY_INLINE void map_panel(const FeatureMapping& map,
                              .a_depth = 1,
                              .b = x,
                              .b_depth = panel_width(),
-                             .c = features,
-                             .c_row = panel_width(),
+                             .c = features.at,
+                             .c_row = features.stride,
                              .rows = map.head_dim,
                              .depth = map.head_dim});
-      float* negative = features + map.head_dim * panel_width();
-      map_elements(features, map.head_dim, negative,
-                   [&](V32 value, V32) HWY_ATTR { return hn::Neg(value); });
-      softmax_panel(features, 2 * map.head_dim, features);
+      softmax_of_both_signs(map.head_dim, features);
       return;
     }
   }

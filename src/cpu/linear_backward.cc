@@ -73,6 +73,19 @@ HWY_INLINE void scale_panel(const float* HWY_RESTRICT factors,
   }
 }
 
+// Rows without weight contribute nothing to the sums, even where dout is NaN.
+HWY_INLINE void forget_weightless(const FeatureMapping& map,
+                                  const LinearScratch& scratch,
+                                  std::ptrdiff_t first,
+                                  std::ptrdiff_t rows) {
+  for (std::ptrdiff_t row = 0; row < rows; ++row) {
+    if (scratch.factors[row] != 0.0f) continue;
+    const RowBuffer& values = scratch.values;
+    std::fill_n(values.at + (first + row) * values.stride, map.head_dim, 0.0f);
+    scratch.last[first + row] = 0.0f;
+  }
+}
+
 // Rows of a panel [head_dim][width]: written, or added to what is there.
 template <typename T>
 void store_panel(const LinearBackwardProblem& problem,
@@ -121,32 +134,39 @@ void backward_query_block(const LinearBackwardProblem& problem,
                           const BlockSums& sums,
                           float* dweight) {
   const std::ptrdiff_t width = panel_width();
-  const float* key_total = total + map.head_dim * map.padded_features;
+  const float* key_total = total + map.matrix_floats();
   for_each_piece(begin, end, [&](std::int64_t piece, std::int64_t count) {
     for (std::int64_t first = 0; first < count; first += width) {
       const std::int64_t rows = std::min<std::int64_t>(width, count - first);
       const std::int64_t query = piece + first;
       const T* q = row_of<const T>(problem.q, at.batch, at.head, query);
+      const T* dout = row_of<const T>(problem.dout, at.batch, at.head, query);
       float* minus_delta = scratch.last + first;
-      map_rows(map, q, problem.q.strides[2], rows, scratch);
+      map_rows(map, q, problem.q.strides[2], rows, scratch, feature_panel(scratch));
       inverse_denominators(map, scratch.feature_panel, total, static_cast<float>(problem.epsilon),
                            scratch.factors);
-      rows_to_panel(row_of<const T>(problem.dout, at.batch, at.head, query),
-                    problem.dout.strides[2], rows, map.head_dim, 1.0f, width, scratch.value_panel);
+      rows_to_panel(dout, problem.dout.strides[2], rows, map.head_dim, 1.0f, width,
+                    scratch.value_panel);
       panel_minus_delta(problem, row_of<const T>(problem.out, at.batch, at.head, query), rows,
                         scratch.value_panel, scratch.result_panel, minus_delta);
-      features_from_values(map, total, scratch.value_panel, scratch.gradient_panel);
+      features_from_values(map, total, scratch.value_panel, scratch.gradient_panel,
+                           rows_after(q, problem.q.strides[2], width, map.head_dim),
+                           rows_after(dout, problem.dout.strides[2], width, map.head_dim));
       add_row_to_panel(key_total, map.features, minus_delta, scratch.gradient_panel);
       scale_panel(scratch.factors, map.features, scratch.gradient_panel);
       clear_weightless(scratch.factors, map.features, scratch.gradient_panel);
       keep_features(map, scratch.factors, first, rows, scratch);
+      keep_values(map, dout, problem.dout.strides[2], first, rows, scratch);
+      forget_weightless(map, scratch, first, rows);
       store_gradients(problem, map, q, problem.q.strides[2], rows, scratch, dweight,
                       row_of<T>(problem.gradients.dq, at.batch, at.head, query),
                       problem.gradients.dq.strides[2]);
     }
-    const FloatRows dout =
-        float_rows<T>(problem.dout, at.batch, at.head, piece, count, scratch.values);
-    add_to_sums(map, scratch.features, dout, scratch.last, count, piece == begin, sums, block);
+    const T* out = row_of<const T>(problem.out, at.batch, at.head, piece);
+    const T* dq = row_of<const T>(problem.gradients.dq, at.batch, at.head, piece);
+    add_to_sums(map, scratch, count, piece == begin, sums, block,
+                rows_after(out, problem.out.strides[2], count, map.head_dim),
+                rows_after(dq, problem.gradients.dq.strides[2], count, map.head_dim));
   });
 }
 
@@ -154,27 +174,23 @@ void backward_queries(const LinearBackwardProblem& problem,
                       const FeatureMapping& map,
                       const LinearQueryBlocks& at,
                       const TokenBlocks& queries,
+                      const Meetings& meetings,
                       const BlockSums& key_sums,
                       const LinearScratch& scratch,
                       const BlockSums& query_sums,
                       float* dweight) {
-  const std::int64_t targets = at.end - at.begin;
-  const std::ptrdiff_t state_floats = (map.head_dim + 1) * map.padded_features;
-  const Meetings meetings = {scratch.weights, targets, at.key_blocks};
-  total_up(
-      map, 1, targets, [&](std::int64_t) { return key_sums; },
-      [&](std::int64_t) { return meetings; }, scratch.totals);
+  total_up<Start::zero>(key_sums, meetings, map.state_floats(), scratch.tables, scratch.totals);
   with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
     using T = std::remove_pointer_t<decltype(element)>;
     for (std::int64_t block = at.begin; block < at.end; ++block) {
-      if (!meets_keys(problem, at, block)) {
+      if (!meetings.has_any(block - at.begin)) {
         clear_gradient(problem, problem.gradients.dq, at.batch, at.head, queries.begin(block),
                        queries.end(block));
         clear_sums(map, query_sums, block);
         continue;
       }
       backward_query_block<T>(problem, map, at, block, queries.begin(block), queries.end(block),
-                              scratch.totals + (block - at.begin) * state_floats, scratch,
+                              scratch.totals + (block - at.begin) * map.state_floats(), scratch,
                               query_sums, dweight);
     }
   });
@@ -192,25 +208,29 @@ void backward_key_block(const LinearBackwardProblem& problem,
                         float* dweight) {
   const LinearGradients& gradients = problem.gradients;
   const std::ptrdiff_t width = panel_width();
-  const float* query_total = total + map.head_dim * map.padded_features;
+  const float* query_total = total + map.matrix_floats();
   for (std::int64_t first = begin; first < end; first += width) {
     const std::int64_t rows = std::min<std::int64_t>(width, end - first);
     const T* k = row_of<const T>(problem.k, at.batch, at.key_head, first);
-    map_rows(map, k, problem.k.strides[2], rows, scratch);
-    values_from_features(map, total, scratch.feature_panel, scratch.result_panel);
-    store_panel(problem, scratch.result_panel, scratch,
-                row_of<T>(gradients.dv, at.batch, at.key_head, first), gradients.dv.strides[2],
-                rows);
-    rows_to_panel(row_of<const T>(problem.v, at.batch, at.key_head, first), problem.v.strides[2],
-                  rows, map.head_dim, 1.0f, width, scratch.value_panel);
-    features_from_values(map, total, scratch.value_panel, scratch.gradient_panel);
+    const T* v = row_of<const T>(problem.v, at.batch, at.key_head, first);
+    T* dk = row_of<T>(gradients.dk, at.batch, at.key_head, first);
+    T* dv = row_of<T>(gradients.dv, at.batch, at.key_head, first);
+    map_rows(map, k, problem.k.strides[2], rows, scratch, feature_panel(scratch));
+    values_from_features(map, total, scratch.feature_panel, scratch.result_panel,
+                         rows_after(k, problem.k.strides[2], width, map.head_dim),
+                         rows_after(v, problem.v.strides[2], width, map.head_dim));
+    store_panel(problem, scratch.result_panel, scratch, dv, gradients.dv.strides[2], rows);
+    rows_to_panel(v, problem.v.strides[2], rows, map.head_dim, 1.0f, width, scratch.value_panel);
+    features_from_values(map, total, scratch.value_panel, scratch.gradient_panel,
+                         rows_after(dk, gradients.dk.strides[2], width, map.head_dim),
+                         rows_after(dv, gradients.dv.strides[2], width, map.head_dim));
     add_row_to_panel(query_total, map.features, scratch.ones, scratch.gradient_panel);
-    store_gradients(problem, map, k, problem.k.strides[2], rows, scratch, dweight,
-                    row_of<T>(gradients.dk, at.batch, at.key_head, first), gradients.dk.strides[2]);
+    store_gradients(problem, map, k, problem.k.strides[2], rows, scratch, dweight, dk,
+                    gradients.dk.strides[2]);
   }
 }
 
-// Up to kTargets blocks of keys, which meet the queries of several heads.
+// Some blocks of keys, which meet the queries of several heads.
 void backward_keys(const LinearBackwardProblem& problem,
                    const FeatureMapping& map,
                    const LinearKeyBlocks& at,
@@ -219,16 +239,14 @@ void backward_keys(const LinearBackwardProblem& problem,
                    std::int64_t first_query_sums,
                    const LinearScratch& scratch,
                    float* dweight) {
-  const std::int64_t targets = at.end - at.begin;
   const std::int64_t heads = problem.heads_per_key_head();
-  const std::ptrdiff_t state_floats = (map.head_dim + 1) * map.padded_features;
-  total_up(
-      map, heads, targets, [&](std::int64_t i) { return layout.query_sums(first_query_sums + i); },
-      [&](std::int64_t i) {
-        list_meeting_queries(problem, at, at.key_head * heads + i, scratch.weights);
-        return Meetings{scratch.weights, targets, at.query_blocks};
-      },
-      scratch.totals);
+  for (std::int64_t i = 0; i < heads; ++i) {
+    const Meetings meetings = list_met_queries(problem, at, at.key_head * heads + i, scratch.met);
+    const BlockSums sums = layout.query_sums(first_query_sums + i);
+    i == 0
+        ? total_up<Start::zero>(sums, meetings, map.state_floats(), scratch.tables, scratch.totals)
+        : total_up<Start::add>(sums, meetings, map.state_floats(), scratch.tables, scratch.totals);
+  }
   with_element(problem.k.dtype, [&](auto* element) HWY_ATTR {
     using T = std::remove_pointer_t<decltype(element)>;
     for (std::int64_t block = at.begin; block < at.end; ++block) {
@@ -240,7 +258,8 @@ void backward_keys(const LinearBackwardProblem& problem,
         continue;
       }
       backward_key_block<T>(problem, map, at, keys.begin(block), keys.end(block),
-                            scratch.totals + (block - at.begin) * state_floats, scratch, dweight);
+                            scratch.totals + (block - at.begin) * map.state_floats(), scratch,
+                            dweight);
     }
   });
 }
@@ -275,11 +294,11 @@ void backward_group(const Execution& execution,
                         if (dweight != nullptr) std::fill_n(dweight, layout.weight_floats(), 0.0f);
                         if (at.begin >= at.end) return;
                         const LinearScratch scratch = layout.scratch(problem, worker);
-                        list_met_keys(problem, at, scratch.weights);
                         const std::int64_t sums = index * per_key_head + at.head % per_key_head;
                         HWY_DYNAMIC_DISPATCH(backward_queries)
                         (problem, layout.query_mapping(problem, at.head), at, queries,
-                         layout.key_sums(index), scratch, layout.query_sums(sums), dweight);
+                         list_met_keys(problem, at, scratch.met), layout.key_sums(index), scratch,
+                         layout.query_sums(sums), dweight);
                       });
   for_each_key_unit(execution, problem, layout, range,
                     [&](int worker, std::int64_t index, const LinearKeyBlocks& at) {

@@ -32,40 +32,38 @@ void store_queries(const LinearForwardProblem& problem,
   const std::ptrdiff_t width = panel_width();
   for (std::int64_t first = begin; first < end; first += width) {
     const std::int64_t rows = std::min<std::int64_t>(width, end - first);
-    map_rows(map, row_of<const T>(problem.q, batch, head, first), problem.q.strides[2], rows,
-             scratch);
+    T* out = row_of<T>(problem.out, batch, head, first);
+    const T* q = row_of<const T>(problem.q, batch, head, first);
+    map_rows(map, q, problem.q.strides[2], rows, scratch, feature_panel(scratch));
     inverse_denominators(map, scratch.feature_panel, total, static_cast<float>(problem.epsilon),
                          scratch.factors);
-    values_from_features(map, total, scratch.feature_panel, scratch.result_panel);
+    values_from_features(map, total, scratch.feature_panel, scratch.result_panel,
+                         rows_after(q, problem.q.strides[2], width, map.head_dim),
+                         rows_after(out, problem.out.strides[2], width, map.head_dim));
     clear_weightless(scratch.factors, map.head_dim, scratch.result_panel);
-    panel_to_rows(scratch.result_panel, width, scratch.factors,
-                  row_of<T>(problem.out, batch, head, first), problem.out.strides[2], rows,
+    panel_to_rows(scratch.result_panel, width, scratch.factors, out, problem.out.strides[2], rows,
                   map.head_dim);
   }
 }
 
-// Up to kTargets blocks of queries of one head.
+// Some blocks of queries of one head, and the keys that they meet.
 void forward_queries(const LinearForwardProblem& problem,
                      const FeatureMapping& map,
                      const LinearQueryBlocks& at,
                      const TokenBlocks& queries,
+                     const Meetings& meetings,
                      const BlockSums& key_sums,
                      const LinearScratch& scratch) {
-  const std::int64_t targets = at.end - at.begin;
-  const std::ptrdiff_t state_floats = (map.head_dim + 1) * map.padded_features;
-  const Meetings meetings = {scratch.weights, targets, at.key_blocks};
-  total_up(
-      map, 1, targets, [&](std::int64_t) { return key_sums; },
-      [&](std::int64_t) { return meetings; }, scratch.totals);
+  total_up<Start::zero>(key_sums, meetings, map.state_floats(), scratch.tables, scratch.totals);
   with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
     using T = std::remove_pointer_t<decltype(element)>;
     for (std::int64_t block = at.begin; block < at.end; ++block) {
-      if (!meets_keys(problem, at, block)) {
+      if (!meetings.has_any(block - at.begin)) {
         clear_rows(problem.out, at.batch, at.head, queries.begin(block), queries.end(block));
         continue;
       }
       store_queries<T>(problem, map, at.batch, at.head, queries.begin(block), queries.end(block),
-                       scratch.totals + (block - at.begin) * state_floats, scratch);
+                       scratch.totals + (block - at.begin) * map.state_floats(), scratch);
     }
   });
 }
@@ -104,10 +102,10 @@ void linear_forward(const Execution& execution, const LinearForwardProblem& prob
                           }
                           if (at.begin >= at.end) return;
                           const LinearScratch scratch = layout.scratch(problem, worker);
-                          list_met_keys(problem, at, scratch.weights);
                           HWY_DYNAMIC_DISPATCH(forward_queries)
                           (problem, layout.query_mapping(problem, at.head), at, queries,
-                           layout.key_sums(index), scratch);
+                           list_met_keys(problem, at, scratch.met), layout.key_sums(index),
+                           scratch);
                         });
   }
 }

@@ -35,13 +35,18 @@ void sum_keys(const LinearProblem& problem,
     for (std::int64_t first = 0; first < count; first += width) {
       const std::int64_t rows = std::min<std::int64_t>(width, count - first);
       map_rows(map, row_of<const T>(problem.k, at.batch, at.key_head, piece + first),
-               problem.k.strides[2], rows, scratch);
-      keep_features(map, scratch.ones, first, rows, scratch);
+               problem.k.strides[2], rows, scratch,
+               {scratch.features.at + first, scratch.features.stride});
+      keep_values(map, row_of<const T>(problem.v, at.batch, at.key_head, piece + first),
+                  problem.v.strides[2], first, rows, scratch);
     }
-    const FloatRows values =
-        float_rows<T>(problem.v, at.batch, at.key_head, piece, count, scratch.values);
-    add_to_sums(map, scratch.features, values, scratch.ones, count, piece == at.begin, sums,
-                at.block);
+    std::fill_n(scratch.last, count, 1.0f);
+    std::fill(scratch.last + count, scratch.last + LinearLayout::kPiece, 0.0f);
+    const T* k = row_of<const T>(problem.k, at.batch, at.key_head, piece);
+    const T* v = row_of<const T>(problem.v, at.batch, at.key_head, piece);
+    add_to_sums(map, scratch, count, piece == at.begin, sums, at.block,
+                rows_after(k, problem.k.strides[2], count, map.head_dim),
+                rows_after(v, problem.v.strides[2], count, map.head_dim));
   });
 }
 

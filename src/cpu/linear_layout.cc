@@ -9,6 +9,10 @@ namespace {
 // Tokens of a block where every query meets every key.
 constexpr std::int64_t kDenseBlock = 1024;
 
+// Blocks whose totals are made together share the tables of tile_sums-inl.h. Without a mask the
+// blocks are few and long, and each is a unit of work of its own.
+constexpr std::int64_t kTargets = 32;
+
 // Bound on the sums of a group of heads, unless a single head needs more.
 constexpr std::int64_t kGroupBytes = std::int64_t{128} << 20;
 
@@ -36,18 +40,26 @@ std::int64_t count_blocks(std::int64_t length, std::int64_t size) {
   return (length + size - 1) / size;
 }
 
+std::int64_t state_floats(const LinearProblem& problem, std::ptrdiff_t width) {
+  return problem.features() * round_up(problem.head_dim, width) +
+         round_up(problem.features(), width);
+}
+
 }  // namespace
 
-LinearScratch::LinearScratch(Arena& arena, const LinearProblem& problem, std::ptrdiff_t width) {
+LinearScratch::LinearScratch(Arena& arena,
+                             const LinearProblem& problem,
+                             std::ptrdiff_t width,
+                             std::int64_t targets) {
   constexpr std::int64_t kPiece = LinearLayout::kPiece;
-  const std::int64_t padded = round_up(problem.features(), width);
+  const std::int64_t padded_head_dim = round_up(problem.head_dim, width);
   const auto take_rows = [&](std::int64_t rows, std::int64_t columns) {
     const std::ptrdiff_t stride = round_up(columns, 16) + kRowPadding;
     return RowBuffer{arena.take<float>(rows * stride), stride};
   };
-  features = take_rows(kPiece, padded);
-  x_rows = problem.q_weight ? take_rows(width, round_up(problem.head_dim, width)) : RowBuffer{};
-  values = arena.take<float>(kPiece * problem.head_dim);
+  features = take_rows(problem.features(), kPiece);
+  values = take_rows(kPiece, padded_head_dim);
+  x_rows = problem.q_weight ? take_rows(width, padded_head_dim) : RowBuffer{};
   token_panel = arena.take<float>(problem.head_dim * width);
   feature_panel = arena.take<float>(problem.features() * width);
   gradient_panel = arena.take<float>(problem.features() * width);
@@ -56,22 +68,24 @@ LinearScratch::LinearScratch(Arena& arena, const LinearProblem& problem, std::pt
   last = arena.take<float>(kPiece);
   factors = arena.take<float>(width);
   ones = arena.take<float>(kPiece);
-  totals = arena.take<float>(LinearLayout::kTargets * (problem.head_dim + 1) * padded);
-  weights = arena.take<float>(LinearLayout::kTargets *
-                              std::max(count_blocks(problem.grid.q_len, query_block(problem)),
-                                       count_blocks(problem.grid.k_len, key_block(problem))));
+  tables = arena.take<float>(8 * 16 * width);
+  totals = arena.take<float>(targets * state_floats(problem, width));
+  const std::int64_t blocks = std::max(count_blocks(problem.grid.q_len, query_block(problem)),
+                                       count_blocks(problem.grid.k_len, key_block(problem)));
+  met = arena.take<std::uint32_t>(targets * count_blocks(blocks, Meetings::kWordBits));
 }
 
 LinearLayout::LinearLayout(
     Arena& arena, const LinearProblem& problem, int workers, std::ptrdiff_t width, bool is_backward)
-    : width_(width),
+    : targets(problem.tiles ? kTargets : 1),
+      width_(width),
       query_size_(query_block(problem)),
       key_size_(key_block(problem)),
       query_blocks_(count_blocks(problem.grid.q_len, query_size_)),
       key_blocks_(count_blocks(problem.grid.k_len, key_size_)),
       query_room_(room_for(query_blocks_)),
       key_room_(room_for(key_blocks_)),
-      state_floats_((problem.head_dim + 1) * round_up(problem.features(), width)) {
+      state_floats_(state_floats(problem, width)) {
   const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
   const std::int64_t query_heads = problem.heads_per_key_head();
   const std::int64_t head_floats =
@@ -89,7 +103,7 @@ LinearLayout::LinearLayout(
     key_weight_parts_ = arena.take<float>(key_heads * key_units() * weight_floats_);
   }
   Arena counting;
-  LinearScratch(counting, problem, width);
+  LinearScratch(counting, problem, width, targets);
   scratch_bytes_ = counting.used();
   scratch_ = arena.take<std::byte>(workers * static_cast<std::int64_t>(scratch_bytes_));
 }
@@ -112,7 +126,7 @@ BlockSums LinearLayout::query_sums(std::int64_t index) const {
 
 LinearScratch LinearLayout::scratch(const LinearProblem& problem, int worker) const {
   Arena arena(std::span(scratch_ + worker * scratch_bytes_, scratch_bytes_));
-  LinearScratch scratch(arena, problem, width_);
+  LinearScratch scratch(arena, problem, width_, targets);
   std::fill_n(scratch.ones, kPiece, 1.0f);
   return scratch;
 }

@@ -69,16 +69,45 @@ inline bool meets(const LinearProblem& problem,
   return row == nullptr || ((row[key_block / 64] >> (key_block % 64)) & 1) != 0;
 }
 
-// Whether a block meets any other: if not its rows are 0, whatever they hold.
-inline bool meets_keys(const LinearProblem& problem,
-                       const LinearQueryBlocks& at,
-                       std::int64_t query_block) {
-  for (std::int64_t key = 0; key < at.key_blocks; ++key) {
-    if (meets(problem, at.batch, at.head, query_block, key)) return true;
+// Writes the words of one target: bit i is set where meets(i).
+template <typename F>
+void list_met(std::int64_t sources, std::uint32_t* words, F&& meets) {
+  for (std::int64_t first = 0; first < sources; first += Meetings::kWordBits) {
+    const std::int64_t count = std::min(Meetings::kWordBits, sources - first);
+    std::uint32_t bits = 0;
+    for (std::int64_t i = 0; i < count; ++i) bits |= std::uint32_t{meets(first + i)} << i;
+    *words++ = bits;
   }
-  return false;
 }
 
+// The keys that each block of queries meets; `words` has room for them.
+inline Meetings list_met_keys(const LinearProblem& problem,
+                              const LinearQueryBlocks& at,
+                              std::uint32_t* words) {
+  const Meetings meetings = {words, at.end - at.begin, at.key_blocks};
+  for (std::int64_t query = at.begin; query < at.end; ++query) {
+    list_met(at.key_blocks, words,
+             [&](std::int64_t key) { return meets(problem, at.batch, at.head, query, key); });
+    words += meetings.words_per_target();
+  }
+  return meetings;
+}
+
+// The queries of one head that each block of keys meets.
+inline Meetings list_met_queries(const LinearProblem& problem,
+                                 const LinearKeyBlocks& at,
+                                 std::int64_t head,
+                                 std::uint32_t* words) {
+  const Meetings meetings = {words, at.end - at.begin, at.query_blocks};
+  for (std::int64_t key = at.begin; key < at.end; ++key) {
+    list_met(at.query_blocks, words,
+             [&](std::int64_t query) { return meets(problem, at.batch, head, query, key); });
+    words += meetings.words_per_target();
+  }
+  return meetings;
+}
+
+// Whether a block of keys meets any queries: if not its gradients are 0, whatever it holds.
 inline bool meets_queries(const LinearProblem& problem,
                           const LinearKeyBlocks& at,
                           std::int64_t key_block) {
@@ -89,29 +118,6 @@ inline bool meets_queries(const LinearProblem& problem,
     }
   }
   return false;
-}
-
-// weights[query block][key block] of the 0/1 matrix.
-inline void list_met_keys(const LinearProblem& problem,
-                          const LinearQueryBlocks& at,
-                          float* weights) {
-  for (std::int64_t query = at.begin; query < at.end; ++query) {
-    for (std::int64_t key = 0; key < at.key_blocks; ++key) {
-      *weights++ = meets(problem, at.batch, at.head, query, key) ? 1.0f : 0.0f;
-    }
-  }
-}
-
-// weights[key block][query block] for one of the query heads that read the key head.
-inline void list_meeting_queries(const LinearProblem& problem,
-                                 const LinearKeyBlocks& at,
-                                 std::int64_t head,
-                                 float* weights) {
-  for (std::int64_t key = at.begin; key < at.end; ++key) {
-    for (std::int64_t query = 0; query < at.query_blocks; ++query) {
-      *weights++ = meets(problem, at.batch, head, query, key) ? 1.0f : 0.0f;
-    }
-  }
 }
 
 // Calls f(worker, index of the key head in the range, blocks of queries) for every unit of the
@@ -129,12 +135,12 @@ void for_each_query_unit(const Execution& execution,
     const std::int64_t head_of_batch = key_heads.begin * per_key_head + i / units;
     const std::int64_t batch = head_of_batch / problem.grid.heads;
     const std::int64_t unit = i % units;
-    const std::int64_t begin = unit * LinearLayout::kTargets;
+    const std::int64_t begin = unit * layout.targets;
     const std::int64_t count = layout.queries(problem, batch).count();
     const std::int64_t key_blocks = layout.keys(problem, batch).count();
     f(worker, i / units / per_key_head,
       LinearQueryBlocks{batch, head_of_batch % problem.grid.heads, begin,
-                        key_blocks == 0 ? begin : std::min(begin + LinearLayout::kTargets, count),
+                        key_blocks == 0 ? begin : std::min(begin + layout.targets, count),
                         key_blocks, unit, unit + 1 == units});
   });
 }
@@ -147,21 +153,20 @@ void for_each_key_unit(const Execution& execution,
                        HeadRange key_heads,
                        F&& f) {
   const std::int64_t units = layout.key_units();
-  for_each_unit(execution, (key_heads.end - key_heads.begin) * units,
-                [&](int worker, std::int64_t i) {
-                  const std::int64_t index = i / units;
-                  const std::int64_t head_of_batch = key_heads.begin + index;
-                  const std::int64_t batch = head_of_batch / problem.k_heads;
-                  const std::int64_t unit = i % units;
-                  const std::int64_t begin = unit * LinearLayout::kTargets;
-                  const std::int64_t count = layout.keys(problem, batch).count();
-                  const std::int64_t query_blocks = layout.queries(problem, batch).count();
-                  f(worker, index,
-                    LinearKeyBlocks{
-                        batch, head_of_batch % problem.k_heads, begin,
-                        query_blocks == 0 ? begin : std::min(begin + LinearLayout::kTargets, count),
-                        query_blocks, unit, unit + 1 == units});
-                });
+  for_each_unit(
+      execution, (key_heads.end - key_heads.begin) * units, [&](int worker, std::int64_t i) {
+        const std::int64_t index = i / units;
+        const std::int64_t head_of_batch = key_heads.begin + index;
+        const std::int64_t batch = head_of_batch / problem.k_heads;
+        const std::int64_t unit = i % units;
+        const std::int64_t begin = unit * layout.targets;
+        const std::int64_t count = layout.keys(problem, batch).count();
+        const std::int64_t query_blocks = layout.queries(problem, batch).count();
+        f(worker, index,
+          LinearKeyBlocks{batch, head_of_batch % problem.k_heads, begin,
+                          query_blocks == 0 ? begin : std::min(begin + layout.targets, count),
+                          query_blocks, unit, unit + 1 == units});
+      });
 }
 
 // Floats in a panel of the instruction set in use.

@@ -53,6 +53,22 @@ struct Region {
   const char* row = nullptr;
   std::ptrdiff_t row_bytes = 0, row_stride = 0, rows = 0;
 
+  // Rows of a tensor; there may be none.
+  template <typename T>
+  static Region of_rows(const T* begin,
+                        std::ptrdiff_t stride,
+                        std::ptrdiff_t rows,
+                        std::ptrdiff_t head_dim) {
+    constexpr std::ptrdiff_t kSize = sizeof(T);
+    return {reinterpret_cast<const char*>(begin), head_dim * kSize, stride * kSize, rows};
+  }
+
+  // One of `parts` about equal parts.
+  Region part(std::ptrdiff_t index, std::ptrdiff_t parts) const {
+    const std::ptrdiff_t begin = rows * index / parts;
+    return {row + begin * row_stride, row_bytes, row_stride, rows * (index + 1) / parts - begin};
+  }
+
   static Region of(const float* begin, std::ptrdiff_t floats) {
     const std::ptrdiff_t bytes = floats * static_cast<std::ptrdiff_t>(sizeof(float));
     return {reinterpret_cast<const char*>(begin), bytes, bytes, floats > 0 ? 1 : 0};

@@ -10,11 +10,13 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 // Between tensors of any dtype and stride and the f32 panels that the kernels work on.
-// Everything here works on four elements at a time, which every instruction set has.
+// Elements are read and written four at a time, which every instruction set can.
 
 HWY_BEFORE_NAMESPACE();
 namespace saccade::cpu::HWY_NAMESPACE {
@@ -117,16 +119,60 @@ HWY_INLINE void store4(V32x4 v, f16* to) {
 #endif
 }
 
-HWY_INLINE void transpose4x4(V32x4 (&m)[4]) {
-  const F32x4 d;
-  const V32x4 a = hn::InterleaveLower(d, m[0], m[2]);
-  const V32x4 b = hn::InterleaveLower(d, m[1], m[3]);
-  const V32x4 e = hn::InterleaveUpper(d, m[0], m[2]);
-  const V32x4 f = hn::InterleaveUpper(d, m[1], m[3]);
+// Rows of a panel's lanes are taken four at a time, or twice four side by side where vectors are
+// that wide.
+#if HWY_MAX_BYTES >= 32 && !HWY_HAVE_SCALABLE
+using RowGroup = hn::FixedTag<float, 8>;
+#else
+using RowGroup = F32x4;
+#endif
+using VRowGroup = hn::Vec<RowGroup>;
+
+constexpr std::ptrdiff_t kGroupRows = hn::MaxLanes(RowGroup());
+
+// In every 16 bytes of the vectors.
+HWY_INLINE void transpose4x4(VRowGroup (&m)[4]) {
+  const RowGroup d;
+  const VRowGroup a = hn::InterleaveLower(d, m[0], m[2]);
+  const VRowGroup b = hn::InterleaveLower(d, m[1], m[3]);
+  const VRowGroup e = hn::InterleaveUpper(d, m[0], m[2]);
+  const VRowGroup f = hn::InterleaveUpper(d, m[1], m[3]);
   m[0] = hn::InterleaveLower(d, a, b);
   m[1] = hn::InterleaveUpper(d, a, b);
   m[2] = hn::InterleaveLower(d, e, f);
   m[3] = hn::InterleaveUpper(d, e, f);
+}
+
+// Four elements of `row` and of the row four further, if any.
+template <typename LoadRow>
+HWY_INLINE VRowGroup load_group(std::ptrdiff_t row, LoadRow&& load_row) {
+#if HWY_MAX_BYTES >= 32 && !HWY_HAVE_SCALABLE
+  return hn::Combine(RowGroup(), load_row(row + 4), load_row(row));
+#else
+  return load_row(row);
+#endif
+}
+
+template <typename StoreRow>
+HWY_INLINE void store_group(VRowGroup v, std::ptrdiff_t row, StoreRow&& store_row) {
+#if HWY_MAX_BYTES >= 32 && !HWY_HAVE_SCALABLE
+  store_row(row, hn::LowerHalf(F32x4(), v));
+  store_row(row + 4, hn::UpperHalf(F32x4(), v));
+#else
+  store_row(row, v);
+#endif
+}
+
+// Four dimensions of a group of lanes: load_row(row) gives four elements.
+template <typename LoadRow>
+HWY_INLINE void pack_group(LoadRow&& load_row,
+                           VRowGroup scale,
+                           std::ptrdiff_t width,
+                           float* HWY_RESTRICT panel) {
+  VRowGroup m[4];
+  for (std::ptrdiff_t i = 0; i < 4; ++i) m[i] = hn::Mul(scale, load_group(i, load_row));
+  transpose4x4(m);
+  for (std::ptrdiff_t i = 0; i < 4; ++i) hn::Store(m[i], RowGroup(), panel + i * width);
 }
 
 // panel[d][lane] = factor * rows[lane][d]; lanes without a row become 0.
@@ -138,17 +184,21 @@ HWY_INLINE void rows_to_panel(const T* rows,
                               float factor,
                               std::ptrdiff_t width,
                               float* HWY_RESTRICT panel) {
-  const F32x4 d4;
-  const V32x4 scale = hn::Set(d4, factor);
-  for (std::ptrdiff_t lane = 0; lane < width; lane += 4) {
+  const VRowGroup scale = hn::Set(RowGroup(), factor);
+  for (std::ptrdiff_t lane = 0; lane < width; lane += kGroupRows) {
+    const T* group = rows + lane * row_stride;
+    const std::ptrdiff_t count = row_count - lane;
     for (std::ptrdiff_t d = 0; d < head_dim; d += 4) {
-      V32x4 m[4];
-      for (std::ptrdiff_t i = 0; i < 4; ++i) {
-        m[i] = lane + i < row_count ? hn::Mul(scale, load4(rows + (lane + i) * row_stride + d))
-                                    : hn::Zero(d4);
+      const auto load_row = [&](std::ptrdiff_t row)
+                                HWY_ATTR { return load4(group + row * row_stride + d); };
+      const auto load_row_or_0 = [&](std::ptrdiff_t row) HWY_ATTR {
+        return row < count ? load_row(row) : hn::Zero(F32x4());
+      };
+      if (count >= kGroupRows) {
+        pack_group(load_row, scale, width, panel + d * width + lane);
+      } else {
+        pack_group(load_row_or_0, scale, width, panel + d * width + lane);
       }
-      transpose4x4(m);
-      for (std::ptrdiff_t i = 0; i < 4; ++i) hn::Store(m[i], d4, panel + (d + i) * width + lane);
     }
   }
 }
@@ -162,19 +212,22 @@ HWY_INLINE void panel_to_rows(const float* HWY_RESTRICT panel,
                               std::ptrdiff_t row_stride,
                               std::ptrdiff_t row_count,
                               std::ptrdiff_t head_dim) {
-  const F32x4 d4;
-  for (std::ptrdiff_t lane = 0; lane < row_count; lane += 4) {
-    const V32x4 scale = hn::Load(d4, factors + lane);
+  const RowGroup d_group;
+  for (std::ptrdiff_t lane = 0; lane < row_count; lane += kGroupRows) {
+    const VRowGroup scale = hn::Load(d_group, factors + lane);
+    const std::ptrdiff_t count = row_count - lane;
     for (std::ptrdiff_t d = 0; d < head_dim; d += 4) {
-      V32x4 m[4];
+      VRowGroup m[4];
       for (std::ptrdiff_t i = 0; i < 4; ++i) {
-        m[i] = hn::Mul(scale, hn::Load(d4, panel + (d + i) * width + lane));
+        m[i] = hn::Mul(scale, hn::Load(d_group, panel + (d + i) * width + lane));
       }
       transpose4x4(m);
-      for (std::ptrdiff_t i = 0; i < 4 && lane + i < row_count; ++i) {
-        T* to = rows + (lane + i) * row_stride + d;
-        store4(kAdd ? hn::Add(load4(to), m[i]) : m[i], to);
-      }
+      const auto store_row = [&](std::ptrdiff_t row, V32x4 v) HWY_ATTR {
+        if (row >= count) return;
+        T* to = rows + (lane + row) * row_stride + d;
+        store4(kAdd ? hn::Add(load4(to), v) : v, to);
+      };
+      for (std::ptrdiff_t i = 0; i < 4; ++i) store_group(m[i], i, store_row);
     }
   }
 }
@@ -190,6 +243,12 @@ HWY_INLINE void copy_rows(const From* from,
                           std::ptrdiff_t head_dim) {
   const V32x4 scale = hn::Set(F32x4(), factor);
   for (std::ptrdiff_t row = 0; row < row_count; ++row) {
+    if constexpr (std::is_same_v<From, float> && std::is_same_v<To, float> && !kAdd) {
+      if (factor == 1.0f) {
+        std::copy_n(from + row * from_stride, head_dim, to + row * to_stride);
+        continue;
+      }
+    }
     for (std::ptrdiff_t d = 0; d < head_dim; d += 4) {
       const V32x4 scaled = hn::Mul(scale, load4(from + row * from_stride + d));
       To* target = to + row * to_stride + d;
