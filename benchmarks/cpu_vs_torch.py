@@ -2,9 +2,11 @@
 
     python benchmarks/cpu_vs_torch.py [--threads 2] [--rounds 9] [--dtypes f32] [--json FILE]
 
-Two comparisons, each a ratio of two timings taken one right after the other:
+Three comparisons, each a ratio of two timings taken one right after the other:
   dense   saccade.attention beside scaled_dot_product_attention (below 1: saccade is faster)
   sparse  saccade at sparsity s beside (1 - s) times saccade's own dense time (1: ideal)
+  flex    saccade beside compiled FlexAttention, both with the same mask of 128 x 128 tiles; f32,
+          forward only, which is what torch offers on a CPU (below 1: saccade is faster)
 Machines drift and other processes come and go; what happens to both sides of a pair does not move
 their ratio. A row gives the median of each side and the median of the ratio with its quartiles.
 """
@@ -28,6 +30,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 import saccade
 
@@ -119,12 +122,41 @@ def pairs(dtypes: list[str]) -> Iterator[Pair]:
                         *(f"{sparsity:.0%} sparse", name, head_dim, direction),
                         *(dense[direction], sparse[direction], 1 - tiles.sparsity()),
                     )
+            if name == "f32":
+                yield from flex_pairs(head_dim, inputs, generator)
 
 
-def random_tiles(sparsity: float, generator: torch.Generator) -> saccade.TileMask:
-    grid = saccade.TileGrid(BATCH, HEADS, LENGTH, LENGTH)
+def flex_pairs(head_dim: int, inputs: list[Tensor], generator: torch.Generator) -> Iterator[Pair]:
+    flex = torch.compile(flex_attention, dynamic=False)
+    for sparsity in SPARSITIES:
+        tiles = random_tiles(sparsity, generator, block_k=128)
+        ours = partial(saccade.attention, *inputs, tiles=tiles)
+        theirs = partial(flex, *inputs, block_mask=as_block_mask(tiles))
+        torch.testing.assert_close(theirs(), ours(), rtol=1e-4, atol=1e-4)
+        yield Pair(f"flex, {sparsity:.0%} sparse", "f32", head_dim, "forward", theirs, ours)
+
+
+def as_block_mask(tiles: saccade.TileMask) -> BlockMask:
+    """Whole blocks only: no logit within a block is masked."""
+    active = tiles.to_dense()
+    counts = active.sum(-1, dtype=torch.int32)
+    indices = active.int().argsort(dim=-1, descending=True, stable=True).int()
+    return BlockMask.from_kv_blocks(
+        torch.zeros_like(counts),
+        torch.zeros_like(indices),
+        counts,
+        indices,
+        BLOCK_SIZE=(tiles.grid.block_q, tiles.grid.block_k),
+        seq_lengths=(tiles.grid.q_len, tiles.grid.k_len),
+    )
+
+
+def random_tiles(
+    sparsity: float, generator: torch.Generator, block_k: int = 64
+) -> saccade.TileMask:
+    grid = saccade.TileGrid(BATCH, HEADS, LENGTH, LENGTH, block_k=block_k)
     active = torch.rand(grid.shape, generator=generator) >= sparsity
-    return saccade.TileMask.from_dense(active, LENGTH, LENGTH)
+    return saccade.TileMask.from_dense(active, LENGTH, LENGTH, block_k=block_k)
 
 
 def print_table(rows: list[Row], console: Console) -> None:
@@ -142,7 +174,9 @@ def print_table(rows: list[Row], console: Console) -> None:
             *(f"{row.ratio:.3f}", f"{low:.3f} to {high:.3f}"),
         )
     console.print(table)
-    console.print("held to: torch for dense rows, (1 - sparsity) x dense saccade for sparse rows")
+    console.print(
+        "held to: torch for dense and flex rows, (1 - sparsity) x dense saccade for sparse rows"
+    )
 
 
 def cpu_model() -> str:

@@ -25,17 +25,24 @@ TEST(BenchCommand, WritesEveryMeasurement) {
   EXPECT_TRUE(contains(json["command"].get<std::string>(), "--len 300"));
   EXPECT_EQ(json["threads"], 2);
   EXPECT_EQ(json["problem"]["block_q"], 64);
+  EXPECT_EQ(json["results"][0]["length"], 300);
   EXPECT_GT(json["fma_peak_gflops"]["one_thread"], 0);
-  ASSERT_EQ(json["results"].size(), 2u * 2u * 3u);  // head_dims, passes, sparsities with dense
+  // For each head_dim: attention in two passes, dense and at two sparsities; routing; three kernels
+  // of SLA in two passes.
+  ASSERT_EQ(json["results"].size(), 2u * (2u * 3u + 1u + 3u * 2u));
   for (const auto& result : json["results"]) {
     EXPECT_EQ(result["seconds"].size(), 2u);
     EXPECT_GT(result["gflops"], 0);
+    EXPECT_GT(result["speed_up"], 0);
   }
   const auto& dense = json["results"][0];
   EXPECT_TRUE(dense["sparsity"].is_null());
-  EXPECT_EQ(dense["efficiency"], 1);
+  EXPECT_EQ(dense["speed_up"], 1);
+  EXPECT_TRUE(dense["efficiency"].is_null());
   EXPECT_EQ(json["results"][1]["sparsity"], 0);
   EXPECT_EQ(json["results"][2]["sparsity"], 0.5);  // 2 x 5 x 5 tiles
+  EXPECT_EQ(json["results"][12]["kernel"], "sla");
+  EXPECT_EQ(json["results"][12]["pass"], "backward");
 }
 
 TEST(BenchCommand, RefusalsOfTheLibraryAreFailures) {

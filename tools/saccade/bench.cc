@@ -1,5 +1,8 @@
+#include "bench/attention_jobs.h"
 #include "bench/fma_peak.h"
 #include "bench/measurement.h"
+#include "bench/operands.h"
+#include "bench/sla_jobs.h"
 #include "commands.h"
 #include "machine.h"
 #include "output_file.h"
@@ -9,9 +12,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace saccade::cli {
@@ -20,7 +26,7 @@ namespace {
 struct BenchOptions {
   std::int64_t batch = 1;
   std::int64_t heads = 4;
-  std::int64_t length = 4096;
+  std::vector<std::int64_t> lengths = {4096};
   std::vector<int> head_dims = {64, 128};
   std::string dtype = "f32";
   std::vector<double> sparsities = {0, 50, 77, 90, 95};  // percent
@@ -51,33 +57,34 @@ Peak measure_peak(Executor& executor) {
 void print_conditions(const BenchOptions& options, const Context& context, const Peak& peak) {
   const int threads = context.executor->max_workers();
   fmt::print("saccade {} (commit {}) on {}\n", version(), commit(), cpu_model());
-  fmt::print(
-      "backend {}, {}, {} threads, batch {}, {} heads, length {}, tiles {} x {}, "
-      "medians of {}\n",
-      name_of(resolve_backend(context)), options.dtype, threads, options.batch, options.heads,
-      options.length, options.block_q, options.block_k, options.repeats);
+  fmt::print("backend {}, {}, {} threads, batch {}, {} heads, tiles {} x {}, medians of {}\n",
+             name_of(resolve_backend(context)), options.dtype, threads, options.batch,
+             options.heads, options.block_q, options.block_k, options.repeats);
   fmt::print("f32 FMA peak: {:.1f} GFLOP/s on one thread, {:.1f} on {}\n\n", peak.one_thread,
              peak.all_threads, threads);
 }
 
-std::vector<Measurement> measure_head_dim(const BenchOptions& options,
-                                          const Context& context,
-                                          int head_dim) {
+std::vector<Measurement> measure_shape(const BenchOptions& options,
+                                       const Context& context,
+                                       std::int64_t length,
+                                       int head_dim) {
   ProgressLine progress;
-  progress.show(fmt::format("head_dim {}: drawing tensors", head_dim));
+  const std::string shape = fmt::format("length {}, head_dim {}", length, head_dim);
+  progress.show(shape + ": drawing tensors");
   const Operands operands(dtype_named(options.dtype),
                           {.batch = options.batch,
                            .heads = options.heads,
-                           .q_len = options.length,
-                           .k_len = options.length,
+                           .q_len = length,
+                           .k_len = length,
                            .block_q = options.block_q,
                            .block_k = options.block_k},
                           head_dim);
   std::vector<double> shares;
   for (const double percent : options.sparsities) shares.push_back(percent / 100);
-  return measure(context, operands, shares, options.repeats, [&](int repeat) {
-    progress.show(
-        fmt::format("head_dim {}: repeat {} of {}", head_dim, repeat + 1, options.repeats));
+  std::vector<Job> jobs = attention_jobs(context, operands, shares);
+  std::ranges::move(sla_jobs(context, operands), std::back_inserter(jobs));
+  return measure(length, head_dim, std::move(jobs), options.repeats, [&](int repeat) {
+    progress.show(fmt::format("{}: repeat {} of {}", shape, repeat + 1, options.repeats));
   });
 }
 
@@ -90,9 +97,11 @@ nlohmann::ordered_json describe_run(const BenchOptions& options,
   json["backend"] = name_of(resolve_backend(context));
   json["threads"] = context.executor->max_workers();
   json["fma_peak_gflops"] = {{"one_thread", peak.one_thread}, {"all_threads", peak.all_threads}};
-  json["problem"] = {{"dtype", options.dtype},     {"batch", options.batch},
-                     {"heads", options.heads},     {"length", options.length},
-                     {"block_q", options.block_q}, {"block_k", options.block_k}};
+  json["problem"] = {{"dtype", options.dtype},
+                     {"batch", options.batch},
+                     {"heads", options.heads},
+                     {"block_q", options.block_q},
+                     {"block_k", options.block_k}};
   json["results"] = nlohmann::ordered_json::array();
   return json;
 }
@@ -108,10 +117,12 @@ void run_bench(const BenchOptions& options, const std::string& command_line) {
   nlohmann::ordered_json json = describe_run(options, context, peak, command_line);
   print_conditions(options, context, peak);
   print_heading();
-  for (const int head_dim : options.head_dims) {
-    for (const Measurement& measurement : measure_head_dim(options, context, head_dim)) {
-      print(measurement, peak.all_threads);
-      json["results"].push_back(to_json(measurement, peak.all_threads));
+  for (const std::int64_t length : options.lengths) {
+    for (const int head_dim : options.head_dims) {
+      for (const Measurement& measurement : measure_shape(options, context, length, head_dim)) {
+        print(measurement, peak.all_threads);
+        json["results"].push_back(to_json(measurement, peak.all_threads));
+      }
     }
   }
   if (file) file->write(json.dump(2) + "\n");
@@ -120,7 +131,7 @@ void run_bench(const BenchOptions& options, const std::string& command_line) {
 }  // namespace
 
 void add_bench_command(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("bench", "Time attention, dense and sparse");
+  CLI::App* command = app.add_subcommand("bench", "Time attention, dense and sparse, and SLA");
   const auto options = std::make_shared<BenchOptions>();
   const auto count = CLI::Range(1, 1 << 20);
   const auto add = [&](const char* flags, auto& value, const char* help) {
@@ -128,7 +139,7 @@ void add_bench_command(CLI::App& app, Invocation& invocation) {
   };
   add("--batch", options->batch, "Batch size")->check(count);
   add("--heads", options->heads, "Query and key heads")->check(count);
-  add("--len", options->length, "Queries and keys of a head")->check(count);
+  add("--len", options->lengths, "Queries and keys of a head")->delimiter(',')->check(count);
   add("--dim", options->head_dims, "Head dimensions")->delimiter(',')->check(count);
   add("--dtype", options->dtype, "Data type")->check(CLI::IsMember({"f32", "f16", "bf16"}));
   add("--sparsity", options->sparsities, "Inactive tiles, percent; 0 = a full mask")

@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <memory>
+#include <string>
+#include <utility>
 
 namespace saccade::cli {
 namespace {
@@ -16,16 +17,22 @@ double median(std::vector<double> values) {
   return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-double computed_share(const Measurement& measurement) {
-  return 1 - measurement.sparsity.value_or(0);
-}
-
-double seconds_of(const Workload& workload, const Measurement& measurement) {
-  const int calls = static_cast<int>(std::ceil(0.5 / computed_share(measurement)));
+double seconds_of(const Job& job, int calls) {
   const auto begin = std::chrono::steady_clock::now();
-  for (int call = 0; call < calls; ++call) workload.run(measurement.pass);
+  for (int call = 0; call < calls; ++call) job.run();
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
   return elapsed.count() / calls;
+}
+
+// Index of dense attention in the pass of a job.
+std::size_t dense_of(const std::vector<Measurement>& measurements, const Job& job) {
+  const auto found = std::ranges::find_if(
+      measurements, [&](const Measurement& other) { return other.job.pass == job.pass; });
+  return static_cast<std::size_t>(found - measurements.begin());
+}
+
+bool is_masked_attention(const Job& job) {
+  return job.kernel == "attention" && job.sparsity.has_value();
 }
 
 }  // namespace
@@ -34,70 +41,67 @@ double Measurement::median_seconds() const {
   return median(seconds);
 }
 
-double Measurement::efficiency() const {
-  return median(efficiencies);
+double Measurement::speed_up() const {
+  return median(speed_ups);
 }
 
-std::vector<Measurement> measure(const Context& context,
-                                 const Operands& operands,
-                                 const std::vector<double>& sparsities,
+std::vector<Measurement> measure(std::int64_t length,
+                                 int head_dim,
+                                 std::vector<Job> jobs,
                                  int repeats,
                                  const std::function<void(int repeat)>& on_repeat) {
-  std::vector<std::unique_ptr<Workload>> workloads;
-  workloads.push_back(std::make_unique<Workload>(context, operands, std::nullopt));
-  for (const double sparsity : sparsities) {
-    workloads.push_back(std::make_unique<Workload>(context, operands, sparsity));
-  }
   std::vector<Measurement> measurements;
-  for (const Pass pass : {Pass::forward, Pass::backward}) {
-    for (const auto& workload : workloads) {
-      workload->run(pass);
-      measurements.push_back({.head_dim = operands.head_dim,
-                              .pass = pass,
-                              .sparsity = workload->sparsity(),
-                              .flops = workload->flops(pass)});
-    }
+  std::vector<double> first_seconds;
+  for (Job& job : jobs) {
+    first_seconds.push_back(seconds_of(job, 1));
+    measurements.push_back({.length = length, .head_dim = head_dim, .job = std::move(job)});
   }
   for (int repeat = 0; repeat < repeats; ++repeat) {
     on_repeat(repeat);
     for (std::size_t i = 0; i < measurements.size(); ++i) {
       Measurement& measurement = measurements[i];
-      const std::size_t workload = i % workloads.size();
-      const double seconds = seconds_of(*workloads[workload], measurement);
+      const std::size_t dense = dense_of(measurements, measurement.job);
+      const double calls = std::ceil(0.5 * first_seconds[dense] / first_seconds[i]);
+      const double seconds = seconds_of(measurement.job, static_cast<int>(calls));
       measurement.seconds.push_back(seconds);
-      const double dense_seconds = measurements[i - workload].seconds.back();
-      measurement.efficiencies.push_back(computed_share(measurement) * dense_seconds / seconds);
+      measurement.speed_ups.push_back(measurements[dense].seconds.back() / seconds);
     }
   }
   return measurements;
 }
 
 nlohmann::ordered_json to_json(const Measurement& measurement, double peak_gflops) {
-  nlohmann::ordered_json json = {{"head_dim", measurement.head_dim},
-                                 {"pass", name_of(measurement.pass)},
+  const Job& job = measurement.job;
+  nlohmann::ordered_json json = {{"length", measurement.length},
+                                 {"head_dim", measurement.head_dim},
+                                 {"kernel", job.kernel},
+                                 {"pass", name_of(job.pass)},
                                  {"sparsity", nullptr},
                                  {"median_seconds", measurement.median_seconds()},
                                  {"gflops", measurement.gflops()},
                                  {"share_of_peak", measurement.gflops() / peak_gflops},
-                                 {"efficiency", measurement.efficiency()},
+                                 {"speed_up", measurement.speed_up()},
+                                 {"efficiency", nullptr},
                                  {"seconds", measurement.seconds}};
-  if (measurement.sparsity) json["sparsity"] = *measurement.sparsity;
+  if (job.sparsity) json["sparsity"] = *job.sparsity;
+  if (is_masked_attention(job)) json["efficiency"] = measurement.efficiency();
   return json;
 }
 
 void print_heading() {
-  fmt::print("{:>8}  {:<9}{:>9}{:>11}{:>10}{:>9}{:>12}\n", "head_dim", "pass", "sparsity", "ms",
-             "GFLOP/s", "of peak", "efficiency");
+  fmt::print("{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11}{:>10}{:>10}{:>10}{:>12}\n", "length", "head_dim",
+             "kernel", "pass", "sparsity", "ms", "GFLOP/s", "of peak", "speed-up", "efficiency");
 }
 
 void print(const Measurement& measurement, double peak_gflops) {
-  const std::optional<double> sparsity = measurement.sparsity;
-  fmt::print("{:>8}  {:<9}{:>9}{:>11.3f}{:>10.1f}{:>7.1f} %{:>12}\n", measurement.head_dim,
-             name_of(measurement.pass),
-             sparsity ? fmt::format("{:.1f} %", 100 * *sparsity) : "dense",
+  const Job& job = measurement.job;
+  fmt::print("{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11.3f}{:>10.1f}{:>8.1f} %{:>10}{:>12}\n",
+             measurement.length, measurement.head_dim, job.kernel, name_of(job.pass),
+             job.sparsity ? fmt::format("{:.1f} %", 100 * *job.sparsity) : "",
              1e3 * measurement.median_seconds(), measurement.gflops(),
              100 * measurement.gflops() / peak_gflops,
-             sparsity ? fmt::format("{:.3f}", measurement.efficiency()) : "");
+             fmt::format("{:.2f}x", measurement.speed_up()),
+             is_masked_attention(job) ? fmt::format("{:.3f}", measurement.efficiency()) : "");
 }
 
 }  // namespace saccade::cli

@@ -1,39 +1,38 @@
 #pragma once
 
-#include "bench/workload.h"
+#include "bench/job.h"
 
 #include <nlohmann/json.hpp>
 
+#include <cstdint>
 #include <functional>
-#include <optional>
-#include <string_view>
 #include <vector>
 
 namespace saccade::cli {
 
-// The timings of one pass of one workload.
+// The timings of one job.
 struct Measurement {
+  std::int64_t length = 0;
   int head_dim = 0;
-  Pass pass = Pass::forward;
-  std::optional<double> sparsity;  // absent = dense
-  double flops = 0;
-  std::vector<double> seconds;  // one for each repeat
-  // (1 - sparsity) x dense time / time of each repeat: 1 where every skipped tile saves its full
-  // share.
-  std::vector<double> efficiencies;
+  Job job;
+  std::vector<double> seconds;    // one for each repeat
+  std::vector<double> speed_ups;  // of each repeat, against dense attention in the same pass
 
   double median_seconds() const;
-  double gflops() const { return flops / median_seconds() * 1e-9; }
-  double efficiency() const;  // the median
+  double gflops() const { return job.flops / median_seconds() * 1e-9; }
+  double speed_up() const;  // the median
+  // (1 - sparsity) x dense time / time: 1 where every skipped tile saves its full share. Makes
+  // sense for attention with a mask only.
+  double efficiency() const { return speed_up() * (1 - job.sparsity.value_or(0)); }
 };
 
-// Times both passes of dense attention and of each sparsity, in turn within every repeat, so that a
-// change of the machine's speed meets all of them alike: efficiencies compare times of one repeat.
-// A sparse timing is the mean of as many calls as take half as long as a dense one, or a little
-// more. One untimed turn goes first.
-std::vector<Measurement> measure(const Context& context,
-                                 const Operands& operands,
-                                 const std::vector<double>& sparsities,
+// Times jobs in turn within every repeat, so that a change of the machine's speed meets all of them
+// alike: speed-ups compare times of one repeat. The first job of each pass is dense attention.
+// A timing is the mean of as many calls as take half as long as a dense one, or a little more. One
+// untimed turn goes first.
+std::vector<Measurement> measure(std::int64_t length,
+                                 int head_dim,
+                                 std::vector<Job> jobs,
                                  int repeats,
                                  const std::function<void(int repeat)>& on_repeat);
 

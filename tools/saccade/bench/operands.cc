@@ -1,0 +1,56 @@
+#include "bench/operands.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <vector>
+
+namespace saccade::cli {
+namespace {
+
+HostTensor fill_randomly(HostTensor tensor, unsigned seed) {
+  std::mt19937 engine(seed);
+  std::normal_distribution<double> normal;
+  std::vector<double> values(tensor.view().element_count());
+  for (double& value : values) value = normal(engine);
+  tensor.fill(values);
+  return tensor;
+}
+
+}  // namespace
+
+Operands::Operands(DType element_type, const TileGrid& tile_grid, int row_size)
+    : dtype(element_type),
+      grid(tile_grid),
+      head_dim(row_size),
+      q(fill_randomly(make_tensor(grid.q_len), 1)),
+      k(fill_randomly(make_tensor(grid.k_len), 2)),
+      v(fill_randomly(make_tensor(grid.k_len), 3)),
+      dout(fill_randomly(make_tensor(grid.q_len), 4)),
+      dq(make_tensor(grid.q_len)),
+      dk(make_tensor(grid.k_len)),
+      dv(make_tensor(grid.k_len)) {}
+
+HostTensor Operands::make_tensor(std::int64_t length) const {
+  return HostTensor(dtype, {grid.batch, grid.heads, length, head_dim});
+}
+
+double Operands::logits() const {
+  return static_cast<double>(grid.batch * grid.heads) * static_cast<double>(grid.q_len) *
+         static_cast<double>(grid.k_len);
+}
+
+TileMask random_tiles(const TileGrid& grid, double share) {
+  std::mt19937 engine;
+  const auto exact = share * static_cast<double>(grid.tiles());
+  std::int64_t wanted = std::max<std::int64_t>(1, std::llround(exact));
+  std::vector<std::uint8_t> active(grid.tiles());
+  for (std::int64_t tile = 0; tile < grid.tiles(); ++tile) {
+    std::uniform_int_distribution<std::int64_t> position(1, grid.tiles() - tile);
+    active[tile] = position(engine) <= wanted;
+    wanted -= active[tile];
+  }
+  return TileMask::from_dense(grid, active);
+}
+
+}  // namespace saccade::cli

@@ -1,0 +1,31 @@
+#pragma once
+
+#include "host_tensor.h"
+
+#include <saccade/tile_mask.h>
+
+#include <cstdint>
+
+namespace saccade::cli {
+
+// Random tensors of one shape, and room for their gradients; shared by workloads that are compared,
+// so that all of them read the same memory.
+struct Operands {
+  Operands(DType dtype, const TileGrid& grid, int head_dim);
+
+  HostTensor make_tensor(std::int64_t length) const;  // [batch, heads, length, head_dim]
+
+  // batch * heads * q_len * k_len
+  double logits() const;
+
+  DType dtype;
+  TileGrid grid;
+  int head_dim;
+  HostTensor q, k, v, dout;
+  HostTensor dq, dk, dv;
+};
+
+// Exactly as many tiles as asked for, at least one, each choice of them equally likely.
+TileMask random_tiles(const TileGrid& grid, double share);
+
+}  // namespace saccade::cli
