@@ -13,7 +13,7 @@ python_files = benchmarks examples python tests
 # The library and the Python extension compile the same sources: the second build is a cache hit.
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: help setup test lint format tidy asan tsan bench demo study clean
+.PHONY: help setup test lint format tidy asan tsan neon bench demo study clean
 
 help:
 	@echo 'make setup    install what is needed, build, install the Python package into .venv'
@@ -23,6 +23,7 @@ help:
 	@echo 'make tidy     run clang-tidy'
 	@echo 'make asan     run the C++ tests with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan     run the C++ tests with ThreadSanitizer'
+	@echo 'make neon     build for 64-bit Arm and check the kernels under qemu'
 	@echo 'make bench    measure against equal dense attention and against PyTorch'
 	@echo 'make demo     draw clips dense and with LiteAttention, and write build/demo/report.html'
 	@echo 'make study    the same with more of everything, in an hour or two; goes on where it stopped'
@@ -49,6 +50,13 @@ tidy: setup
 	@scripts/system_packages.sh clang-tidy-14
 	run-clang-tidy-14 -quiet -p build/cpu '/(src|tests|tools)/'
 	run-clang-tidy-14 -quiet -p build/wheel '/python/'
+
+neon:
+	@scripts/system_packages.sh g++-aarch64-linux-gnu qemu-user \
+	  libfmt-dev:arm64 libgtest-dev:arm64 libhwy-dev:arm64
+	cmake --preset neon
+	cmake --build --preset neon --target saccade_cli
+	qemu-aarch64 build/neon/tools/saccade/saccade check --quick
 
 asan: build-asan
 	ctest --preset asan

@@ -37,6 +37,7 @@ if ((EUID != 0)); then
     {
       echo "These system packages are missing: ${missing[*]}"
       echo "Install them with"
+      [[ " ${missing[*]} " != *:arm64\ * ]] || echo "  sudo dpkg --add-architecture arm64"
       echo "  sudo apt-get update && sudo apt-get install --no-install-recommends ${missing[*]}"
       echo "and run make again."
     } >&2
@@ -46,6 +47,9 @@ if ((EUID != 0)); then
 fi
 
 echo "Installing system packages: ${missing[*]}"
+if [[ " ${missing[*]} " == *:arm64\ * ]]; then
+  "${as_root[@]}" dpkg --add-architecture arm64
+fi
 apt_get=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
   apt-get --quiet --option DPkg::Lock::Timeout=300)
 "${apt_get[@]}" update
