@@ -88,7 +88,8 @@ VisitPlan visit_plan(const Context& context,
                      const AttentionForwardOptions& options);
 
 // Bytes of workspace that the call needs: O(k_len * head_dim) for a bounded group of heads where K
-// and V must be packed (16-bit or strided), plus O(block_q * head_dim + k_tiles) per worker.
+// and V must be packed (16-bit or strided), plus O(block_q * head_dim + k_tiles) per worker, and
+// for each of at most 64 pieces where rows are so few that they are cut.
 // Throws like attention_forward.
 std::size_t attention_forward_workspace_size(const Context& context,
                                              const AttentionInputs& inputs,

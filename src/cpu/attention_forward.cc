@@ -27,18 +27,32 @@ std::ptrdiff_t forward_panel_width() {
   return panel_width();
 }
 
-// Walks one row of tiles with the online softmax.
+// Entries of the list of a row's tiles.
+struct RowEntries {
+  std::int64_t begin, end;
+
+  bool is_empty() const { return begin == end; }
+};
+
+// Those that one of `pieces` visits.
+RowEntries entries_of_piece(std::int64_t listed, std::int64_t piece, std::int64_t pieces) {
+  return {listed * piece / pieces, listed * (piece + 1) / pieces};
+}
+
+// Walks one row of tiles, or a piece of it, with the online softmax.
 class ForwardRow {
  public:
   // `next`: the row that will probably be walked after this one, or null.
   ForwardRow(const ForwardProblem& problem,
              const RowOfTiles& row,
              const RowOfTiles* next,
-             const ForwardScratch& scratch)
+             const ForwardScratch& scratch,
+             std::int64_t pieces)
       : problem_(problem),
         row_(row),
         next_row_(next),
         scratch_(scratch),
+        pieces_(pieces),
         head_dim_(problem.head_dim),
         first_query_(row.q_tile * problem.grid.block_q),
         queries_(std::clamp<std::int64_t>(
@@ -47,21 +61,64 @@ class ForwardRow {
         panels_((queries_ + width_ - 1) / width_),
         decides_(problem.outputs.marks || problem.outputs.scores) {}
 
-  void run() {
+  // Leaves out, row_max, row_sum and scores of the row's piece in the scratch.
+  void walk() {
     const Tile after_row = first_tile_of_next_row();
-    const std::int64_t listed = queries_ == 0 ? 0 : list(row_);
-    if (listed > 0) load_queries();
-    for (std::int64_t entry = 0; entry < listed; ++entry) {
-      const bool is_last = entry + 1 == listed;
-      visit_tile(entry, tile_of(row_, scratch_.tiles[entry]),
-                 is_last ? after_row : tile_of(row_, scratch_.tiles[entry + 1]), is_last);
+    list_tiles();
+    const RowEntries entries = this->entries(row_.piece);
+    if (row_.piece == 0 || problem_.ref) {
+      std::fill_n(scratch_.earlier, panels_ * width_, kFloor);
     }
-    normalise(listed);
+    if (entries.is_empty()) return;
+    load_queries();
+    for (std::int64_t entry = entries.begin; entry < entries.end; ++entry) {
+      const bool is_first = entry == entries.begin;
+      const bool is_last = entry + 1 == entries.end;
+      visit_tile(entry, tile_of(row_, scratch_.tiles[entry]),
+                 is_last ? after_row : tile_of(row_, scratch_.tiles[entry + 1]), is_first, is_last);
+    }
+    remember_for_later_pieces();
+  }
+
+  void list_tiles() { listed_ = queries_ == 0 ? 0 : list(row_); }
+
+  // What a piece of this row visits, once its tiles have been listed.
+  RowEntries entries(std::int64_t piece) const { return entries_of_piece(listed_, piece, pieces_); }
+
+  // Joins what another piece of the row left to what the scratch holds.
+  void join(const ForwardScratch& piece, const RowEntries& entries, bool is_first) {
+    const F32 d;
+    std::copy(piece.scores + entries.begin, piece.scores + entries.end,
+              scratch_.scores + entries.begin);
+    for (std::ptrdiff_t lane = 0; lane < panels_ * width_; lane += hn::Lanes(d)) {
+      const V32 old_max = is_first ? hn::Set(d, kFloor) : hn::Load(d, scratch_.row_max + lane);
+      const V32 old_sum = is_first ? hn::Zero(d) : hn::Load(d, scratch_.row_sum + lane);
+      const V32 max = hn::Load(d, piece.row_max + lane);
+      const V32 new_max = hn::Max(old_max, max);
+      const V32 keep = exp2(d, hn::Sub(old_max, new_max));
+      const V32 factor = exp2(d, hn::Sub(max, new_max));
+      const V32 sum = hn::Load(d, piece.row_sum + lane);
+      hn::Store(hn::MulAdd(keep, old_sum, hn::Mul(factor, sum)), d, scratch_.row_sum + lane);
+      hn::Store(new_max, d, scratch_.row_max + lane);
+      const std::ptrdiff_t first = lane / width_ * width_ * head_dim_ + lane % width_;
+      for (std::ptrdiff_t i = 0; i < head_dim_; ++i) {
+        const std::ptrdiff_t at = first + i * width_;
+        V32 joined = hn::Mul(factor, hn::Load(d, piece.out + at));
+        if (!is_first) joined = hn::MulAdd(keep, hn::Load(d, scratch_.out + at), joined);
+        hn::Store(joined, d, scratch_.out + at);
+      }
+    }
+  }
+
+  // Writes the results of the whole row, which the scratch holds.
+  void finish() {
+    if (pieces_ > 1) load_references();
+    normalise();
     store_lse();
     with_element(problem_.outputs.out.dtype, [&](auto* element) HWY_ATTR {
-      store_out<std::remove_pointer_t<decltype(element)>>(listed);
+      store_out<std::remove_pointer_t<decltype(element)>>();
     });
-    if (decides_) store_decisions(listed);
+    if (decides_) store_decisions();
   }
 
  private:
@@ -85,8 +142,10 @@ class ForwardRow {
   }
 
   Tile first_tile_of_next_row() const {
-    if (next_row_ == nullptr || list(*next_row_) == 0) return {};
-    return tile_of(*next_row_, scratch_.tiles[0]);
+    if (next_row_ == nullptr) return {};
+    const RowEntries entries = entries_of_piece(list(*next_row_), next_row_->piece, pieces_);
+    if (entries.is_empty()) return {};
+    return tile_of(*next_row_, scratch_.tiles[entries.begin]);
   }
 
   // Queries of one panel of a row of tiles in q, or their rows of out.
@@ -111,6 +170,10 @@ class ForwardRow {
                       scratch_.q + first * head_dim_);
       }
     });
+    load_references();
+  }
+
+  void load_references() {
     // Lanes without a query stay out of every score: nothing rises above +inf.
     std::fill_n(scratch_.ref, panels_ * width_, kInfinity);
     for (std::int64_t i = 0; i < queries_; ++i) {
@@ -126,7 +189,8 @@ class ForwardRow {
   // a tile that is not listed is never loaded, multiplied or exponentiated. Meanwhile the `next`
   // tile is fetched and, if this one is the last of the row, what the end of this row and the
   // beginning of the next one touch.
-  void visit_tile(std::int64_t entry, const Tile& tile, const Tile& next, bool is_last) {
+  void visit_tile(
+      std::int64_t entry, const Tile& tile, const Tile& next, bool is_first, bool is_last) {
     const std::ptrdiff_t keys = tile.keys;
     const std::ptrdiff_t slice = next.keys * head_dim_ / panels_;
     const F32 d;
@@ -147,7 +211,7 @@ class ForwardRow {
           s, nullptr, scratch_.tile_max,
           Prefetch(BlockCut(keys).blocks(), Region::of(next.k + panel * slice, slice),
                    is_last ? panel_region(problem_.outputs.out, row_, panel) : Region()));
-      const bool grew = softmax(panel, keys, entry == 0, score, poison);
+      const bool grew = softmax(panel, keys, is_first, score, poison);
       const Product o = {.a = tile.v,
                          .a_row = 1,
                          .a_depth = head_dim_,
@@ -160,7 +224,7 @@ class ForwardRow {
       const Prefetch prefetch(
           BlockCut(head_dim_).blocks(), Region::of(next.v + panel * slice, slice),
           is_last && next_row_ ? panel_region(problem_.q, *next_row_, panel) : Region());
-      if (entry == 0) {
+      if (is_first) {
         multiply<Start::zero>(o, nullptr, nullptr, prefetch);
       } else if (grew) {
         multiply<Start::rescale>(o, scratch_.factor, nullptr, prefetch);
@@ -202,19 +266,31 @@ class ForwardRow {
       hn::Store(sum, d, row_sum);
       if (decides_) {
         const V32 ref = hn::Load(d, scratch_.ref + panel * width_ + j * lanes);
-        const V32 level = problem_.ref ? ref : hn::Add(new_max, ref);
+        const V32 earlier = hn::Load(d, scratch_.earlier + panel * width_ + j * lanes);
+        const V32 level = problem_.ref ? ref : hn::Add(hn::Max(new_max, earlier), ref);
         score = hn::Max(score, hn::Sub(tile_max, level));
         // 0 * NaN: a row that has met NaN poisons the scores of its tile.
-        poison = hn::MulAdd(hn::Zero(d), sum, poison);
+        poison = hn::MulAdd(hn::Zero(d), hn::Add(sum, earlier), poison);
       }
     }
     return grew;
   }
 
+  void remember_for_later_pieces() {
+    const F32 d;
+    for (std::ptrdiff_t lane = 0; pieces_ > 1 && lane < panels_ * width_; lane += hn::Lanes(d)) {
+      const V32 max =
+          hn::Max(hn::Load(d, scratch_.row_max + lane), hn::Load(d, scratch_.earlier + lane));
+      const V32 sum = hn::Load(d, scratch_.row_sum + lane);
+      const V32 nan_or_0 = hn::Mul(hn::Zero(d), hn::Add(sum, hn::Load(d, scratch_.earlier + lane)));
+      hn::Store(hn::Add(max, nan_or_0), d, scratch_.earlier + lane);
+    }
+  }
+
   // lse and 1 / sum of every row; -inf and 0 for a row whose logits are all -inf, or that has none.
-  void normalise(std::int64_t listed) {
+  void normalise() {
     for (std::int64_t i = 0; i < queries_; ++i) {
-      const float sum = listed > 0 ? scratch_.row_sum[i] : 0.0f;
+      const float sum = listed_ > 0 ? scratch_.row_sum[i] : 0.0f;
       const bool has_mass = std::isnan(sum) || (sum > 0 && scratch_.row_max[i] > kFloor);
       scratch_.lse[i] = has_mass ? scratch_.row_max[i] + std::log2(sum) : -kInfinity;
       scratch_.inverse_sum[i] = has_mass ? 1.0f / sum : 0.0f;
@@ -236,12 +312,12 @@ class ForwardRow {
   }
 
   template <typename T>
-  void store_out(std::int64_t listed) {
+  void store_out() {
     const TensorView& out = problem_.outputs.out;
     const auto row = [&](std::int64_t i) {
       return row_of<T>(out, row_.batch, row_.head, first_query_ + i);
     };
-    for (std::ptrdiff_t first = 0; listed > 0 && first < queries_; first += width_) {
+    for (std::ptrdiff_t first = 0; listed_ > 0 && first < queries_; first += width_) {
       panel_to_rows(scratch_.out + first * head_dim_, width_, scratch_.inverse_sum + first,
                     row(first), out.strides[2], std::min<std::int64_t>(width_, queries_ - first),
                     head_dim_);
@@ -252,7 +328,7 @@ class ForwardRow {
   }
 
   // Scores and marks of the whole row of tiles, computed or not.
-  void store_decisions(std::int64_t listed) {
+  void store_decisions() {
     const AttentionForwardOutputs& outputs = problem_.outputs;
     const TileGrid& grid = problem_.grid;
     const std::int64_t row = (row_.batch * grid.heads + row_.head) * grid.q_tiles() + row_.q_tile;
@@ -262,7 +338,7 @@ class ForwardRow {
     if (marks != nullptr) std::fill_n(marks, grid.words_per_row(), 0);
     const float fall = problem_.ref ? largest_fall() : 0.0f;
     const double threshold = problem_.threshold.value_or(-kInfinity);
-    for (std::int64_t entry = 0; entry < listed; ++entry) {
+    for (std::int64_t entry = 0; entry < listed_; ++entry) {
       const std::int64_t tile = scratch_.tiles[entry];
       float score = scratch_.scores[entry] + fall;
       if (score > 0.0f) score = 0.0f;
@@ -288,19 +364,49 @@ class ForwardRow {
   const RowOfTiles& row_;
   const RowOfTiles* next_row_;
   const ForwardScratch& scratch_;
+  const std::int64_t pieces_;
   const std::ptrdiff_t head_dim_;
   const std::int64_t first_query_;
   const std::int64_t queries_;
   const std::ptrdiff_t width_;
   const std::ptrdiff_t panels_;
   const bool decides_;
+  std::int64_t listed_ = 0;
 };
 
-void forward_row(const ForwardProblem& problem,
+// Walks the pieces of a unit. `next`: what will probably be walked after it, or null.
+void walk_unit(const ForwardProblem& problem,
+               const ForwardLayout& layout,
+               RowOfTiles row,
+               const RowOfTiles* next,
+               std::int64_t unit,
+               int worker) {
+  const std::int64_t first = unit * layout.pieces_per_unit;
+  for (std::int64_t i = 0; i < layout.pieces_per_unit; ++i, ++row.piece) {
+    const ForwardScratch scratch = layout.piece_scratch(problem, worker, first + i);
+    ForwardRow forward(problem, row, next, scratch, layout.pieces);
+    forward.walk();
+    if (layout.pieces == 1) forward.finish();
+  }
+}
+
+// Puts a row together whose pieces, the first of which is `first`, have been walked.
+void join_pieces(const ForwardProblem& problem,
+                 const ForwardLayout& layout,
                  const RowOfTiles& row,
-                 const RowOfTiles* next,
-                 const ForwardScratch& scratch) {
-  ForwardRow(problem, row, next, scratch).run();
+                 std::int64_t first,
+                 int worker) {
+  const ForwardScratch scratch = layout.worker_scratch(problem, worker);
+  ForwardRow forward(problem, row, nullptr, scratch, layout.pieces);
+  forward.list_tiles();
+  bool is_first = true;
+  for (std::int64_t piece = 0; piece < layout.pieces; ++piece) {
+    const RowEntries entries = forward.entries(piece);
+    if (entries.is_empty()) continue;
+    forward.join(layout.piece_scratch(problem, worker, first + piece), entries, is_first);
+    is_first = false;
+  }
+  forward.finish();
 }
 
 }  // namespace saccade::cpu::HWY_NAMESPACE
@@ -312,7 +418,8 @@ namespace saccade::cpu {
 namespace {
 
 HWY_EXPORT(forward_panel_width);
-HWY_EXPORT(forward_row);
+HWY_EXPORT(walk_unit);
+HWY_EXPORT(join_pieces);
 
 }  // namespace
 
@@ -336,8 +443,15 @@ void attention_forward(const Execution& execution, const ForwardProblem& problem
       // All workers draw from one list: by then, each of the others has probably taken one more.
       const std::int64_t next = std::min(unit + execution.workers, units - 1);
       const RowOfTiles next_row = layout.row_of_tiles(problem, range, next);
-      HWY_DYNAMIC_DISPATCH(forward_row)
-      (problem, row, next > unit ? &next_row : nullptr, layout.worker_scratch(problem, worker));
+      HWY_DYNAMIC_DISPATCH(walk_unit)
+      (problem, layout, row, next > unit ? &next_row : nullptr, unit, worker);
+    });
+    if (layout.pieces == 1) continue;
+    const std::int64_t units_per_row = layout.pieces / layout.pieces_per_unit;
+    for_each_unit(execution, units / units_per_row, [&](int worker, std::int64_t row) {
+      HWY_DYNAMIC_DISPATCH(join_pieces)
+      (problem, layout, layout.row_of_tiles(problem, range, row * units_per_row),
+       row * layout.pieces, worker);
     });
   }
 }

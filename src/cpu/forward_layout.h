@@ -24,6 +24,7 @@ struct ForwardScratch {
   float* lse;      // log2 units
   float* inverse_sum;
   float* ref;       // what scores are measured against; +inf in lanes without a query
+  float* earlier;   // row_max of the pieces before this one; NaN where they have met NaN
   float* logits;    // [block_k][width], of one panel; becomes P
   float* tile_max;  // of one panel
   float* factor;    // of one panel
@@ -31,18 +32,21 @@ struct ForwardScratch {
   float* scores;  // by entry of tiles
 };
 
-// One row of tiles and what it reads: a unit of work.
+// One row of tiles, or a piece of it, and what it reads. Of the tiles that are listed for the row,
+// piece i of n visits [i, i + 1) / n.
 struct RowOfTiles {
   std::int64_t batch, head, q_tile;
   PackedHead keys;
+  std::int64_t piece;
 };
 
 class ForwardLayout {
  public:
   ForwardLayout(Arena& arena, const ForwardProblem& problem, int workers, std::ptrdiff_t width);
 
-  // Fills the list of units with the rows of tiles of some heads: head by head, so that keys and
-  // values stay in cache, and the longest first within a head. Returns their number.
+  // Fills the list of units with the rows of tiles of some heads, or their pieces: head by head, so
+  // that keys and values stay in cache, and the longest first within a head; the pieces of a row
+  // one after the other. Returns their number.
   std::int64_t list_units(const ForwardProblem& problem, HeadRange key_heads) const;
 
   RowOfTiles row_of_tiles(const ForwardProblem& problem,
@@ -50,17 +54,31 @@ class ForwardLayout {
                           std::int64_t unit) const;
   ForwardScratch worker_scratch(const ForwardProblem& problem, int worker) const;
 
+  // The same, but out, row_max, row_sum and scores are those of a piece, and stay. The pieces of a
+  // unit lie one after the other, and so do those of a row.
+  ForwardScratch piece_scratch(const ForwardProblem& problem, int worker, std::int64_t piece) const;
+
   KeyValuePacking packing;
   std::int64_t group;  // key heads at a time
+
+  // Of every row. More than one where there are too few rows to keep many threads busy and they are
+  // long; it depends on the shape only, and so do the results, whatever is asked for beside them.
+  std::int64_t pieces;
+  // Units of work are pieces, but whole rows where the running reference of scores needs their
+  // tiles in order.
+  std::int64_t pieces_per_unit;
 
  private:
   struct Unit {
     std::int32_t head;  // batch * heads + head
     std::int32_t q_tile;
-    std::int32_t listed;  // active tiles: what the unit costs
+    std::int32_t listed;  // active tiles of the row: what the unit costs
+    std::int32_t piece;   // the first one
   };
 
   std::ptrdiff_t width_;
+  std::byte* piece_results_ = nullptr;
+  std::size_t piece_bytes_ = 0;
   Unit* units_;
   std::byte* scratch_;
   std::size_t scratch_bytes_;  // of one worker

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 
 namespace saccade::test {
@@ -34,6 +35,24 @@ TEST(CpuForwardTest, AgreesWithTheReferenceOnLongRows) {
     const ForwardResult got = run_forward(kCpu, problem);
     expect_close(problem, got, reference_forward(problem));
     EXPECT_GT(got.marks->count(), 0);
+  }
+}
+
+// So few rows that they are cut into pieces, some of which hold no tile.
+TEST(CpuForwardTest, AgreesWithTheReferenceOnRowsInPieces) {
+  const ProblemShape shape{.q_heads = 2, .q_len = 150, .k_len = 66 * 64 + 5, .head_dim = 32};
+  for (std::uint64_t seed = 0; seed < 12; ++seed) {
+    Random random(seed);
+    Problem problem(shape, seed % 3 == 0 ? DType::bf16 : DType::f32, random);
+    const double share = random.pick({0.02, 0.5, 1.0});
+    problem.tiles = random_mask(shape.grid(), share, random);
+    problem.wants_scores = seed % 2 == 0;
+    problem.threshold = -4.0;
+    spread_scores(problem, random);
+    if (seed % 4 == 0) problem.ref = random_ref(problem, random);
+    if (seed % 5 == 0) problem.k.set(problem.k.index(0, 0, 2000, 3), std::nan(""));
+    SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.describe());
+    expect_close(problem, run_forward(kCpu, problem), reference_forward(problem));
   }
 }
 
@@ -81,29 +100,31 @@ TEST(CpuForwardTest, KeysMayBeShared) {
 
 TEST(CpuForwardTest, OutputsThatAreNotAskedForChangeNothing) {
   Random random(5);
-  const ProblemShape shape{.q_heads = 2, .q_len = 200, .k_len = 300};
-  Problem problem(shape, DType::f32, random);
-  problem.tiles = random_mask(shape.grid(), 0.6, random);
-  problem.wants_scores = true;
-  problem.threshold = -1.0;
-  spread_scores(problem, random);
-  const ForwardResult all = run_forward(kCpu, problem);
-  EXPECT_GT(all.marks->count(), 0);
+  for (const std::int64_t k_len : {300, 2500}) {  // the longer rows are cut into pieces
+    const ProblemShape shape{.q_heads = 2, .q_len = 200, .k_len = k_len};
+    Problem problem(shape, DType::f32, random);
+    problem.tiles = random_mask(shape.grid(), 0.6, random);
+    problem.wants_scores = true;
+    problem.threshold = -1.0;
+    spread_scores(problem, random);
+    const ForwardResult all = run_forward(kCpu, problem);
+    EXPECT_GT(all.marks->count(), 0);
 
-  for (const bool has_marks : {false, true}) {
-    for (const bool has_scores : {false, true}) {
-      for (const bool has_lse : {false, true}) {
-        const ForwardResult some(problem);
-        AttentionForwardOutputs outputs = some.outputs();
-        AttentionForwardOptions options = problem.forward_options();
-        if (!has_marks) outputs.marks = {}, options.threshold = {};
-        if (!has_scores) outputs.scores = {};
-        if (!has_lse) outputs.lse = {};
-        attention_forward(kCpu, problem.inputs(), options, outputs);
-        EXPECT_TRUE(is_same(some.out, all.out));
-        EXPECT_TRUE(!has_lse || is_same(some.lse, all.lse));
-        EXPECT_TRUE(!has_scores || is_same(some.scores, all.scores));
-        EXPECT_TRUE(!has_marks || some.marks == all.marks);
+    for (const bool has_marks : {false, true}) {
+      for (const bool has_scores : {false, true}) {
+        for (const bool has_lse : {false, true}) {
+          const ForwardResult some(problem);
+          AttentionForwardOutputs outputs = some.outputs();
+          AttentionForwardOptions options = problem.forward_options();
+          if (!has_marks) outputs.marks = {}, options.threshold = {};
+          if (!has_scores) outputs.scores = {};
+          if (!has_lse) outputs.lse = {};
+          attention_forward(kCpu, problem.inputs(), options, outputs);
+          EXPECT_TRUE(is_same(some.out, all.out));
+          EXPECT_TRUE(!has_lse || is_same(some.lse, all.lse));
+          EXPECT_TRUE(!has_scores || is_same(some.scores, all.scores));
+          EXPECT_TRUE(!has_marks || some.marks == all.marks);
+        }
       }
     }
   }

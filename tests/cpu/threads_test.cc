@@ -37,6 +37,22 @@ std::vector<Problem> many_units() {
       spread_scores(problem, random);
     }
   }
+  // Few rows, which are cut into pieces.
+  for (const bool has_ref : {false, true}) {
+    const ProblemShape shape{.q_heads = 2,
+                             .k_heads = 1,
+                             .q_len = 70,
+                             .k_len = 5000,
+                             .head_dim = 32,
+                             .block_q = 64,
+                             .block_k = 64};
+    Problem& problem = problems.emplace_back(shape, DType::f32, random);
+    problem.tiles = random_mask(shape.grid(), 0.4, random);
+    problem.wants_scores = true;
+    problem.threshold = -2.0;
+    spread_scores(problem, random);
+    if (has_ref) problem.ref = random_ref(problem, random);
+  }
   return problems;
 }
 
