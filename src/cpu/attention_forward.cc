@@ -63,7 +63,7 @@ class ForwardRow {
 
   // Leaves out, row_max, row_sum and scores of the row's piece in the scratch.
   void walk() {
-    const Tile after_row = first_tile_of_next_row();
+    const Run after_row = first_run_of_next_row();
     list_tiles();
     const RowEntries entries = this->entries(row_.piece);
     if (row_.piece == 0 || problem_.ref) {
@@ -71,11 +71,15 @@ class ForwardRow {
     }
     if (entries.is_empty()) return;
     load_queries();
-    for (std::int64_t entry = entries.begin; entry < entries.end; ++entry) {
+    Run run = run_at(row_, entries.begin, entries.end);
+    for (std::int64_t entry = entries.begin; entry < entries.end;) {
       const bool is_first = entry == entries.begin;
-      const bool is_last = entry + 1 == entries.end;
-      visit_tile(entry, tile_of(row_, scratch_.tiles[entry]),
-                 is_last ? after_row : tile_of(row_, scratch_.tiles[entry + 1]), is_first, is_last);
+      const std::int64_t next_entry = entry + run.tiles;
+      const bool is_last = next_entry == entries.end;
+      const Run next = is_last ? after_row : run_at(row_, next_entry, entries.end);
+      visit(entry, run, next, is_first, is_last);
+      run = next;
+      entry = next_entry;
     }
     remember_for_later_pieces();
   }
@@ -122,30 +126,42 @@ class ForwardRow {
   }
 
  private:
-  // Keys and values of one tile.
-  struct Tile {
+  // Keys and values of a tile, or of tiles that are neighbours in memory and in the list.
+  struct Run {
     const float* k = nullptr;
     const float* v = nullptr;
     std::ptrdiff_t keys = 0;
+    std::int64_t tiles = 1;
+    bool descends = false;  // the list goes backwards in memory
+
+    // Position in memory of the i-th tile in the order of the list.
+    std::int64_t position(std::int64_t i) const { return descends ? tiles - 1 - i : i; }
   };
+  static constexpr std::int64_t kMostTiles = ForwardScratch::kRunKeys / 64;
 
   std::int64_t list(const RowOfTiles& row) const {
     return list_row(problem_.grid, problem_.tile_row(row.batch, row.head, row.q_tile), row.q_tile,
                     problem_.valid_k_tiles(row.batch), problem_.plan.order, scratch_.tiles);
   }
 
-  Tile tile_of(const RowOfTiles& row, std::int64_t tile) const {
+  // The run that begins at `entry` of the list, of which `end` is the end.
+  Run run_at(const RowOfTiles& row, std::int64_t entry, std::int64_t end) const {
     const std::int64_t block_k = problem_.grid.block_k;
-    const std::int64_t first = tile * block_k;
+    const std::int32_t* tiles = scratch_.tiles + entry;
+    const std::int64_t room = std::min(ForwardScratch::kRunKeys / block_k, end - entry);
+    const bool descends = room > 1 && tiles[1] + 1 == tiles[0];
+    const std::int32_t step = descends ? -1 : 1;
+    std::int64_t count = 1;
+    while (count < room && tiles[count] == tiles[count - 1] + step) ++count;
+    const std::int64_t first = std::min(tiles[0], tiles[count - 1]) * block_k;
     return {row.keys.k + first * head_dim_, row.keys.v + first * head_dim_,
-            std::min(block_k, problem_.valid_keys(row.batch) - first)};
+            std::min(count * block_k, problem_.valid_keys(row.batch) - first), count, descends};
   }
 
-  Tile first_tile_of_next_row() const {
+  Run first_run_of_next_row() const {
     if (next_row_ == nullptr) return {};
     const RowEntries entries = entries_of_piece(list(*next_row_), next_row_->piece, pieces_);
-    if (entries.is_empty()) return {};
-    return tile_of(*next_row_, scratch_.tiles[entries.begin]);
+    return entries.is_empty() ? Run() : run_at(*next_row_, entries.begin, entries.end);
   }
 
   // Queries of one panel of a row of tiles in q, or their rows of out.
@@ -185,34 +201,19 @@ class ForwardRow {
     }
   }
 
-  // S, softmax and O of one tile, panel by panel. This is the only place where attention happens:
-  // a tile that is not listed is never loaded, multiplied or exponentiated. Meanwhile the `next`
-  // tile is fetched and, if this one is the last of the row, what the end of this row and the
-  // beginning of the next one touch.
-  void visit_tile(
-      std::int64_t entry, const Tile& tile, const Tile& next, bool is_first, bool is_last) {
-    const std::ptrdiff_t keys = tile.keys;
+  // S, softmax and O of one run, panel by panel. This is the only place where attention happens: a
+  // tile that is not listed is never loaded, multiplied or exponentiated. Meanwhile the `next` run
+  // is fetched and, if this one is the last of the row, what the end of this row and the beginning
+  // of the next one touch.
+  void visit(std::int64_t entry, const Run& run, const Run& next, bool is_first, bool is_last) {
     const std::ptrdiff_t slice = next.keys * head_dim_ / panels_;
-    const F32 d;
-    V32 score = hn::Set(d, -kInfinity);
-    V32 poison = hn::Zero(d);
+    TileScores scores[kMostTiles];
+    for (TileScores& score : scores) score = {hn::Set(F32(), -kInfinity), hn::Zero(F32())};
     for (std::ptrdiff_t panel = 0; panel < panels_; ++panel) {
-      std::fill_n(scratch_.tile_max, width_, -kInfinity);
-      const Product s = {.a = tile.k,
-                         .a_row = head_dim_,
-                         .a_depth = 1,
-                         .b = scratch_.q + panel * width_ * head_dim_,
-                         .b_depth = width_,
-                         .c = scratch_.logits,
-                         .c_row = width_,
-                         .rows = keys,
-                         .depth = head_dim_};
-      multiply<Start::zero, true>(
-          s, nullptr, scratch_.tile_max,
-          Prefetch(BlockCut(keys).blocks(), Region::of(next.k + panel * slice, slice),
-                   is_last ? panel_region(problem_.outputs.out, row_, panel) : Region()));
-      const bool grew = softmax(panel, keys, is_first, score, poison);
-      const Product o = {.a = tile.v,
+      const Region out_rows = is_last ? panel_region(problem_.outputs.out, row_, panel) : Region();
+      multiply_by_keys(panel, run, Region::of(next.k + panel * slice, slice), out_rows);
+      const bool grew = softmax(panel, run, is_first, scores);
+      const Product o = {.a = run.v,
                          .a_row = 1,
                          .a_depth = head_dim_,
                          .b = scratch_.logits,
@@ -220,7 +221,7 @@ class ForwardRow {
                          .c = scratch_.out + panel * width_ * head_dim_,
                          .c_row = width_,
                          .rows = head_dim_,
-                         .depth = keys};
+                         .depth = run.keys};
       const Prefetch prefetch(
           BlockCut(head_dim_).blocks(), Region::of(next.v + panel * slice, slice),
           is_last && next_row_ ? panel_region(problem_.q, *next_row_, panel) : Region());
@@ -232,48 +233,99 @@ class ForwardRow {
         multiply<Start::add>(o, nullptr, nullptr, prefetch);
       }
     }
-    if (decides_) {
-      const float best = hn::GetLane(hn::MaxOfLanes(d, score));
-      const bool has_nan = !hn::AllFalse(d, hn::IsNaN(poison));
-      scratch_.scores[entry] = has_nan ? std::numeric_limits<float>::quiet_NaN() : best;
+    for (std::int64_t i = 0; decides_ && i < run.tiles; ++i) {
+      scratch_.scores[entry + i] = scores[i].value();
     }
   }
 
+  // The logits of one panel, and the largest ones of every tile. Fetches a part of both regions
+  // with every tile.
+  void multiply_by_keys(std::ptrdiff_t panel,
+                        const Run& run,
+                        const Region& ahead,
+                        const Region& also_ahead) {
+    const std::ptrdiff_t block_k = problem_.grid.block_k;
+    for (std::int64_t i = 0; i < run.tiles; ++i) {
+      const std::ptrdiff_t first = i * block_k;
+      const std::ptrdiff_t keys = std::min(block_k, run.keys - first);
+      std::fill_n(scratch_.tile_max + i * width_, width_, -kInfinity);
+      multiply<Start::zero, true>({.a = run.k + first * head_dim_,
+                                   .a_row = head_dim_,
+                                   .a_depth = 1,
+                                   .b = scratch_.q + panel * width_ * head_dim_,
+                                   .b_depth = width_,
+                                   .c = scratch_.logits + first * width_,
+                                   .c_row = width_,
+                                   .rows = keys,
+                                   .depth = head_dim_},
+                                  nullptr, scratch_.tile_max + i * width_,
+                                  Prefetch(BlockCut(keys).blocks(), ahead.part(i, run.tiles),
+                                           also_ahead.part(i, run.tiles)));
+    }
+  }
+
+  // The score of one tile: the largest of all lanes so far, and NaN if one of them has met NaN.
+  struct TileScores {
+    V32 highest, poison;
+
+    float value() const {
+      const F32 d;
+      const bool has_nan = !hn::AllFalse(d, hn::IsNaN(poison));
+      return has_nan ? std::numeric_limits<float>::quiet_NaN()
+                     : hn::GetLane(hn::MaxOfLanes(d, highest));
+    }
+  };
+
   // The online softmax of one panel: running maximum and sum, logits -> P. Returns whether the
-  // maximum of a lane grew, in which case `factor` rescales what has been summed up so far.
-  bool softmax(
-      std::ptrdiff_t panel, std::ptrdiff_t keys, bool first_tile, V32& score, V32& poison) {
+  // maximum of a lane grew, in which case `factor` rescales what has been summed up so far. Scores
+  // are those of a tile after the other, in the order of the list.
+  bool softmax(std::ptrdiff_t panel, const Run& run, bool is_first, TileScores* scores) {
     const F32 d;
     const std::ptrdiff_t lanes = hn::Lanes(d);
+    const std::ptrdiff_t block_k = problem_.grid.block_k;
     bool grew = false;
     for (std::ptrdiff_t j = 0; j < 2; ++j) {
       float* row_max = scratch_.row_max + panel * width_ + j * lanes;
       float* row_sum = scratch_.row_sum + panel * width_ + j * lanes;
-      const V32 old_max = first_tile ? hn::Set(d, kFloor) : hn::Load(d, row_max);
-      const V32 tile_max = hn::Load(d, scratch_.tile_max + j * lanes);
-      const V32 new_max = hn::Max(old_max, tile_max);
+      const V32 old_max = is_first ? hn::Set(d, kFloor) : hn::Load(d, row_max);
+      V32 new_max = old_max;
+      for (std::int64_t i = 0; i < run.tiles; ++i) {
+        new_max = max_beside_nan(new_max, hn::Load(d, scratch_.tile_max + i * width_ + j * lanes));
+      }
       grew |= !hn::AllFalse(d, hn::Gt(new_max, old_max));
       const V32 factor = exp2(d, hn::Sub(old_max, new_max));
-      V32 sum = first_tile ? hn::Zero(d) : hn::Mul(hn::Load(d, row_sum), factor);
-      float* logits = scratch_.logits + j * lanes;
-      for (std::ptrdiff_t key = 0; key < keys; ++key, logits += width_) {
-        const V32 p = exp2(d, hn::Sub(hn::Load(d, logits), new_max));
-        sum = hn::Add(sum, p);
-        hn::Store(p, d, logits);
+      V32 sum = is_first ? hn::Zero(d) : hn::Mul(hn::Load(d, row_sum), factor);
+      V32 seen_max = old_max;
+      for (std::int64_t i = 0; i < run.tiles; ++i) {
+        const std::ptrdiff_t first = run.position(i) * block_k;
+        const std::ptrdiff_t keys = std::min(block_k, run.keys - first);
+        float* logits = scratch_.logits + first * width_ + j * lanes;
+        for (std::ptrdiff_t key = 0; key < keys; ++key, logits += width_) {
+          const V32 p = exp2(d, hn::Sub(hn::Load(d, logits), new_max));
+          sum = hn::Add(sum, p);
+          hn::Store(p, d, logits);
+        }
+        if (!decides_) continue;
+        const std::ptrdiff_t lane = panel * width_ + j * lanes;
+        const V32 tile_max = hn::Load(d, scratch_.tile_max + run.position(i) * width_ + j * lanes);
+        seen_max = max_beside_nan(seen_max, tile_max);
+        const V32 earlier = hn::Load(d, scratch_.earlier + lane);
+        const V32 ref = hn::Load(d, scratch_.ref + lane);
+        const V32 level = problem_.ref ? ref : hn::Add(hn::Max(seen_max, earlier), ref);
+        scores[i].highest = hn::Max(scores[i].highest, hn::Sub(tile_max, level));
+        // 0 * NaN: a row that has met NaN poisons the scores of its tile.
+        scores[i].poison = hn::MulAdd(hn::Zero(d), hn::Add(sum, earlier), scores[i].poison);
       }
       hn::Store(factor, d, scratch_.factor + j * lanes);
       hn::Store(new_max, d, row_max);
       hn::Store(sum, d, row_sum);
-      if (decides_) {
-        const V32 ref = hn::Load(d, scratch_.ref + panel * width_ + j * lanes);
-        const V32 earlier = hn::Load(d, scratch_.earlier + panel * width_ + j * lanes);
-        const V32 level = problem_.ref ? ref : hn::Add(hn::Max(new_max, earlier), ref);
-        score = hn::Max(score, hn::Sub(tile_max, level));
-        // 0 * NaN: a row that has met NaN poisons the scores of its tile.
-        poison = hn::MulAdd(hn::Zero(d), hn::Add(sum, earlier), poison);
-      }
     }
     return grew;
+  }
+
+  // The larger one; `max` where `other` is NaN, which the sums of P will show all the same.
+  static V32 max_beside_nan(V32 max, V32 other) {
+    return hn::IfThenElse(hn::IsNaN(other), max, hn::Max(max, other));
   }
 
   void remember_for_later_pieces() {

@@ -47,8 +47,8 @@ ForwardScratch::ForwardScratch(Arena& arena, const ForwardProblem& problem, std:
   inverse_sum = arena.take<float>(queries);
   ref = arena.take<float>(queries);
   earlier = arena.take<float>(queries);
-  logits = arena.take<float>(problem.grid.block_k * width);
-  tile_max = arena.take<float>(width);
+  logits = arena.take<float>(kRunKeys * width);
+  tile_max = arena.take<float>(kRunKeys / problem.grid.block_k * width);
   factor = arena.take<float>(width);
   tiles = arena.take<std::int32_t>(problem.grid.k_tiles());
 }

@@ -14,6 +14,10 @@ namespace saccade::cpu {
 // What one worker needs for one row of tiles. A panel is as many queries as fill two vectors; all
 // arrays hold whole panels.
 struct ForwardScratch {
+  // Tiles that are neighbours in memory and in visit order are visited as one, up to so many keys:
+  // longer products lose less between them.
+  static constexpr std::int64_t kRunKeys = 128;
+
   // `width`: floats in a panel.
   ForwardScratch(Arena& arena, const ForwardProblem& problem, std::ptrdiff_t width);
 
@@ -25,8 +29,8 @@ struct ForwardScratch {
   float* inverse_sum;
   float* ref;       // what scores are measured against; +inf in lanes without a query
   float* earlier;   // row_max of the pieces before this one; NaN where they have met NaN
-  float* logits;    // [block_k][width], of one panel; becomes P
-  float* tile_max;  // of one panel
+  float* logits;    // [keys of a run][width], of one panel; becomes P
+  float* tile_max;  // of one panel, for each tile of a run
   float* factor;    // of one panel
   std::int32_t* tiles;
   float* scores;  // by entry of tiles

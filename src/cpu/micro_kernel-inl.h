@@ -63,10 +63,13 @@ struct Region {
     return {reinterpret_cast<const char*>(begin), head_dim * kSize, stride * kSize, rows};
   }
 
-  // One of `parts` about equal parts.
+  // One of `parts` about equal parts: of the rows, or of the only one.
   Region part(std::ptrdiff_t index, std::ptrdiff_t parts) const {
-    const std::ptrdiff_t begin = rows * index / parts;
-    return {row + begin * row_stride, row_bytes, row_stride, rows * (index + 1) / parts - begin};
+    const std::ptrdiff_t whole = rows == 1 ? row_bytes : rows;
+    const std::ptrdiff_t begin = whole * index / parts;
+    const std::ptrdiff_t count = whole * (index + 1) / parts - begin;
+    if (rows == 1) return {row + begin, count, count, count > 0 ? 1 : 0};
+    return {row + begin * row_stride, row_bytes, row_stride, count};
   }
 
   static Region of(const float* begin, std::ptrdiff_t floats) {
