@@ -47,6 +47,36 @@ STABLE_TORCH_LIBRARY(saccade, library) {
   library.def(
       "merge_partials_backward(Tensor[] outs, Tensor[] lses, Tensor out, Tensor lse, Tensor dout, "
       "Tensor? dlse=None) -> (Tensor[] douts, Tensor[] dlses)");
+  library.def("pool_tiles(Tensor x, Tensor? lens=None, int block=64) -> Tensor");
+  library.def(
+      "select_tiles(Tensor q_means, Tensor k_means, int q_len, int k_len, int block_q=64, "
+      "int block_k=64, Tensor? q_lens=None, Tensor? k_lens=None, Tensor? always=None, "
+      "float? scale=None, float critical_ratio=0.05, int critical_count=-1, "
+      "float critical_mass=0.0, float negligible_ratio=0.10, int negligible_count=-1) "
+      "-> (Tensor critical, Tensor marginal)");
+  library.def(
+      "linear_forward(Tensor q, Tensor k, Tensor v, Tensor? tiles=None, Tensor? q_lens=None, "
+      "Tensor? k_lens=None, Tensor? q_weight=None, Tensor? k_weight=None, "
+      "str feature_map=\"softmax\", float epsilon=0.0, int block_q=64, int block_k=64) "
+      "-> Tensor");
+  library.def(
+      "linear_backward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, "
+      "Tensor? tiles=None, Tensor? q_lens=None, Tensor? k_lens=None, Tensor? q_weight=None, "
+      "Tensor? k_weight=None, str feature_map=\"softmax\", float epsilon=0.0, int block_q=64, "
+      "int block_k=64) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dq_weight, Tensor dk_weight)");
+  library.def(
+      "sparse_linear_forward(Tensor q, Tensor k, Tensor v, Tensor critical, "
+      "Tensor? marginal=None, Tensor? q_lens=None, Tensor? k_lens=None, Tensor? q_weight=None, "
+      "Tensor? k_weight=None, float? scale=None, str feature_map=\"softmax\", "
+      "float epsilon=0.0, int block_q=64, int block_k=64) "
+      "-> (Tensor out, Tensor lse, Tensor linear_out)");
+  library.def(
+      "sparse_linear_backward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+      "Tensor linear_out, Tensor dout, Tensor? dlse, Tensor dlinear_out, Tensor critical, "
+      "Tensor? marginal=None, Tensor? q_lens=None, Tensor? k_lens=None, Tensor? q_weight=None, "
+      "Tensor? k_weight=None, float? scale=None, str feature_map=\"softmax\", "
+      "float epsilon=0.0, int block_q=64, int block_k=64) "
+      "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dq_weight, Tensor dk_weight)");
   library.def(
       "lite_step(Tensor q, Tensor k, Tensor v, Tensor(a!) state, Tensor? q_lens, Tensor? k_lens, "
       "float? scale, int block_q, int block_k, bool is_dense, float threshold, str order, "
@@ -64,6 +94,12 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
   library.impl("attention_backward", SACCADE_OP(attention_backward));
   library.impl("merge_partials", SACCADE_OP(merge_partials));
   library.impl("merge_partials_backward", SACCADE_OP(merge_partials_backward));
+  library.impl("pool_tiles", SACCADE_OP(pool_tiles));
+  library.impl("select_tiles", SACCADE_OP(select_tiles));
+  library.impl("linear_forward", SACCADE_OP(linear_forward));
+  library.impl("linear_backward", SACCADE_OP(linear_backward));
+  library.impl("sparse_linear_forward", SACCADE_OP(sparse_linear_forward));
+  library.impl("sparse_linear_backward", SACCADE_OP(sparse_linear_backward));
   library.impl("lite_step", SACCADE_OP(lite_step));
 }
 

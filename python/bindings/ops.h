@@ -88,6 +88,95 @@ std::tuple<Tensor, Tensor, Tensor> lite_step(const Tensor& q,
                                              const std::vector<std::int64_t>& protected_queries,
                                              const std::vector<std::int64_t>& protected_keys);
 
+// Means of the tiles of x: f32 [batch, heads, tiles, head_dim], f64 for f64 x.
+Tensor pool_tiles(const Tensor& x, const std::optional<Tensor>& lens, std::int64_t block);
+
+// Words of the critical and of the marginal tiles. A share of the tiles is a count where that is
+// not negative, a ratio elsewhere.
+std::tuple<Tensor, Tensor> select_tiles(const Tensor& q_means,
+                                        const Tensor& k_means,
+                                        std::int64_t q_len,
+                                        std::int64_t k_len,
+                                        std::int64_t block_q,
+                                        std::int64_t block_k,
+                                        const std::optional<Tensor>& q_lens,
+                                        const std::optional<Tensor>& k_lens,
+                                        const std::optional<Tensor>& always,
+                                        std::optional<double> scale,
+                                        double critical_ratio,
+                                        std::int64_t critical_count,
+                                        double critical_mass,
+                                        double negligible_ratio,
+                                        std::int64_t negligible_count);
+
+Tensor linear_forward(const Tensor& q,
+                      const Tensor& k,
+                      const Tensor& v,
+                      const std::optional<Tensor>& tiles,
+                      const std::optional<Tensor>& q_lens,
+                      const std::optional<Tensor>& k_lens,
+                      const std::optional<Tensor>& q_weight,
+                      const std::optional<Tensor>& k_weight,
+                      const std::string& feature_map,
+                      double epsilon,
+                      std::int64_t block_q,
+                      std::int64_t block_k);
+
+// dq, dk, dv, dq_weight, dk_weight; the last two without elements where there are no weights.
+using LinearGradientTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+LinearGradientTensors linear_backward(const Tensor& q,
+                                      const Tensor& k,
+                                      const Tensor& v,
+                                      const Tensor& out,
+                                      const Tensor& dout,
+                                      const std::optional<Tensor>& tiles,
+                                      const std::optional<Tensor>& q_lens,
+                                      const std::optional<Tensor>& k_lens,
+                                      const std::optional<Tensor>& q_weight,
+                                      const std::optional<Tensor>& k_weight,
+                                      const std::string& feature_map,
+                                      double epsilon,
+                                      std::int64_t block_q,
+                                      std::int64_t block_k);
+
+// out, lse, linear_out
+std::tuple<Tensor, Tensor, Tensor> sparse_linear_forward(const Tensor& q,
+                                                         const Tensor& k,
+                                                         const Tensor& v,
+                                                         const Tensor& critical,
+                                                         const std::optional<Tensor>& marginal,
+                                                         const std::optional<Tensor>& q_lens,
+                                                         const std::optional<Tensor>& k_lens,
+                                                         const std::optional<Tensor>& q_weight,
+                                                         const std::optional<Tensor>& k_weight,
+                                                         std::optional<double> scale,
+                                                         const std::string& feature_map,
+                                                         double epsilon,
+                                                         std::int64_t block_q,
+                                                         std::int64_t block_k);
+
+LinearGradientTensors sparse_linear_backward(const Tensor& q,
+                                             const Tensor& k,
+                                             const Tensor& v,
+                                             const Tensor& out,
+                                             const Tensor& lse,
+                                             const Tensor& linear_out,
+                                             const Tensor& dout,
+                                             const std::optional<Tensor>& dlse,
+                                             const Tensor& dlinear_out,
+                                             const Tensor& critical,
+                                             const std::optional<Tensor>& marginal,
+                                             const std::optional<Tensor>& q_lens,
+                                             const std::optional<Tensor>& k_lens,
+                                             const std::optional<Tensor>& q_weight,
+                                             const std::optional<Tensor>& k_weight,
+                                             std::optional<double> scale,
+                                             const std::string& feature_map,
+                                             double epsilon,
+                                             std::int64_t block_q,
+                                             std::int64_t block_k);
+
 // JSON: version, commit, backends, cpu_targets.
 std::string info();
 

@@ -10,6 +10,7 @@ from .adapters.summary import Summary
 from .errors import Error, InvalidArgument, Unsupported
 from .functional import attention, info, merge_partials
 from .lite import LiteAttention, LiteSchedule
+from .sla import linear_attention, pool_tiles, select_tiles, sparse_linear_attention
 from .tile_mask import TileGrid, TileMask
 
 __all__ = [
@@ -25,7 +26,11 @@ __all__ = [
     "disable",
     "enable",
     "info",
+    "linear_attention",
     "merge_partials",
+    "pool_tiles",
+    "select_tiles",
+    "sparse_linear_attention",
     "summary",
 ]
 

@@ -21,11 +21,21 @@ attention_forward = torch.ops.saccade.attention_forward.default
 attention_backward = torch.ops.saccade.attention_backward.default
 merge_partials = torch.ops.saccade.merge_partials.default
 merge_partials_backward = torch.ops.saccade.merge_partials_backward.default
+pool_tiles = torch.ops.saccade.pool_tiles.default
+select_tiles = torch.ops.saccade.select_tiles.default
+linear_forward = torch.ops.saccade.linear_forward.default
+linear_backward = torch.ops.saccade.linear_backward.default
+sparse_linear_forward = torch.ops.saccade.sparse_linear_forward.default
+sparse_linear_backward = torch.ops.saccade.sparse_linear_backward.default
 lite_step = torch.ops.saccade.lite_step.default
 lite_plan_step = torch.ops.saccade.lite_plan_step.default
 lite_step_number = torch.ops.saccade.lite_step_number.default
 lite_must_reset = torch.ops.saccade.lite_must_reset.default
 info = torch.ops.saccade.info.default
+
+
+def _statistics_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 @torch.library.register_fake("saccade::attention_forward")
@@ -40,8 +50,7 @@ def _(
     block_q: int = 128,
     block_k: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=lse_dtype)
+    return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=_statistics_dtype(q))
 
 
 @torch.library.register_fake("saccade::attention_backward")
@@ -68,12 +77,87 @@ def _(
     return [torch.empty_like(o) for o in outs], [torch.empty_like(x) for x in lses]
 
 
+@torch.library.register_fake("saccade::pool_tiles")
+def _(x: Tensor, lens: Tensor | None = None, block: int = 64) -> Tensor:
+    tiles = -(-x.shape[2] // block)
+    return x.new_empty((*x.shape[:2], tiles, x.shape[3]), dtype=_statistics_dtype(x))
+
+
+@torch.library.register_fake("saccade::select_tiles")
+def _(
+    q_means: Tensor, k_means: Tensor, *_other_inputs: Tensor | float | None
+) -> tuple[Tensor, Tensor]:
+    shape = (*q_means.shape[:3], -(-k_means.shape[2] // 64))
+    words = q_means.new_empty(shape, dtype=torch.int64)
+    return words, torch.empty_like(words)
+
+
+@torch.library.register_fake("saccade::linear_forward")
+def _(q: Tensor, k: Tensor, v: Tensor, *_other_inputs: Tensor | float | str | None) -> Tensor:
+    return torch.empty_like(q)
+
+
+def _linear_gradients(
+    q: Tensor, k: Tensor, v: Tensor, q_weight: Tensor | None, k_weight: Tensor | None
+) -> tuple[Tensor, ...]:
+    weights = (
+        q.new_empty(0, dtype=torch.float32) if w is None else w for w in (q_weight, k_weight)
+    )
+    return tuple(torch.empty_like(x) for x in (q, k, v, *weights))
+
+
+@torch.library.register_fake("saccade::linear_backward")
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    dout: Tensor,
+    tiles: Tensor | None = None,
+    q_lens: Tensor | None = None,
+    k_lens: Tensor | None = None,
+    q_weight: Tensor | None = None,
+    k_weight: Tensor | None = None,
+    *_options: float | str,
+) -> tuple[Tensor, ...]:
+    return _linear_gradients(q, k, v, q_weight, k_weight)
+
+
+@torch.library.register_fake("saccade::sparse_linear_forward")
+def _(
+    q: Tensor, k: Tensor, v: Tensor, *_other_inputs: Tensor | float | str | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    lse = q.new_empty(q.shape[:3], dtype=_statistics_dtype(q))
+    return torch.empty_like(q), lse, torch.empty_like(q)
+
+
+@torch.library.register_fake("saccade::sparse_linear_backward")
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    linear_out: Tensor,
+    dout: Tensor,
+    dlse: Tensor | None,
+    dlinear_out: Tensor,
+    critical: Tensor,
+    marginal: Tensor | None = None,
+    q_lens: Tensor | None = None,
+    k_lens: Tensor | None = None,
+    q_weight: Tensor | None = None,
+    k_weight: Tensor | None = None,
+    *_options: float | str | None,
+) -> tuple[Tensor, ...]:
+    return _linear_gradients(q, k, v, q_weight, k_weight)
+
+
 @torch.library.register_fake("saccade::lite_step")
 def _(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, *_other_inputs: object
 ) -> tuple[Tensor, Tensor, Tensor]:
-    lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    lse = q.new_empty(q.shape[:3], dtype=lse_dtype)
+    lse = q.new_empty(q.shape[:3], dtype=_statistics_dtype(q))
     return torch.empty_like(q), lse, q.new_empty(q.shape[:2], dtype=torch.int64)
 
 
@@ -116,6 +200,43 @@ def _differentiate_partials(
     return call(merge_partials_backward, outs, lses, out, lse, _dense_gradient(dout, out), dlse)
 
 
+def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.feature_map, ctx.epsilon, ctx.block_q, ctx.block_k = inputs
+    ctx.save_for_backward(*tensors, output)
+
+
+def _differentiate_linear(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, tiles, q_lens, k_lens, q_weight, k_weight, out = ctx.saved_tensors
+    dq, dk, dv, dq_weight, dk_weight = call(
+        linear_backward,
+        *(q, k, v, out, _dense_gradient(dout, out), tiles, q_lens, k_lens, q_weight, k_weight),
+        *(ctx.feature_map, ctx.epsilon, ctx.block_q, ctx.block_k),
+    )
+    weights = (None, None) if q_weight is None else (dq_weight, dk_weight)
+    return (dq, dk, dv, None, None, None, *weights, None, None, None, None)
+
+
+def _save_sparse_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.scale, ctx.feature_map, ctx.epsilon, ctx.block_q, ctx.block_k = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_sparse_linear(
+    ctx: Any, dout: Tensor | None, dlse: Tensor | None, dlinear_out: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    *inputs, out, lse, linear_out = ctx.saved_tensors
+    q, k, v, critical, marginal, q_lens, k_lens, q_weight, k_weight = inputs
+    dq, dk, dv, dq_weight, dk_weight = call(
+        sparse_linear_backward,
+        *(q, k, v, out, lse, linear_out, _dense_gradient(dout, out), dlse),
+        *(_dense_gradient(dlinear_out, linear_out), critical, marginal, q_lens, k_lens),
+        *(q_weight, k_weight, ctx.scale, ctx.feature_map, ctx.epsilon, ctx.block_q, ctx.block_k),
+    )
+    weights = (None, None) if q_weight is None else (dq_weight, dk_weight)
+    return (dq, dk, dv, None, None, None, None, *weights, None, None, None, None, None)
+
+
 def _refuse_second_derivative(ctx: Any, *gradients: Tensor) -> NoReturn:
     raise Unsupported("saccade has first derivatives only; call backward without create_graph=True")
 
@@ -126,5 +247,13 @@ torch.library.register_autograd(
 torch.library.register_autograd(
     "saccade::merge_partials", _differentiate_partials, setup_context=_save_partials
 )
-for _backward in ("saccade::attention_backward", "saccade::merge_partials_backward"):
-    torch.library.register_autograd(_backward, _refuse_second_derivative)
+torch.library.register_autograd(
+    "saccade::linear_forward", _differentiate_linear, setup_context=_save_linear
+)
+torch.library.register_autograd(
+    "saccade::sparse_linear_forward",
+    _differentiate_sparse_linear,
+    setup_context=_save_sparse_linear,
+)
+for _backward in ("attention", "merge_partials", "linear", "sparse_linear"):
+    torch.library.register_autograd(f"saccade::{_backward}_backward", _refuse_second_derivative)

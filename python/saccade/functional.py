@@ -55,7 +55,7 @@ def attention(
     q, k, v = heads_first(q, k, v, layout)
     words, block_q, block_k = None, 128, 64
     if tiles is not None:
-        _require_grid_of(tiles, q, k)
+        require_grid_of(tiles, q, k)
         words, block_q, block_k = tiles.words, tiles.grid.block_q, tiles.grid.block_k
     require_cpu(q=q, k=k, v=v, tiles=words, q_lens=q_lens, k_lens=k_lens)
 
@@ -133,7 +133,7 @@ def _require_rank_4(name: str, tensor: Tensor, layout: str) -> None:
         )
 
 
-def _require_grid_of(tiles: TileMask, q: Tensor, k: Tensor) -> None:
+def require_grid_of(tiles: TileMask, q: Tensor, k: Tensor) -> None:
     """The operators see only the words of a mask, whose shape many lengths share."""
     if not isinstance(tiles, TileMask):
         raise InvalidArgument(
