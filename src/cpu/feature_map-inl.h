@@ -47,8 +47,28 @@ struct FeatureRows {
   }
 };
 
-// to = softmax(x); both may be the same panel.
-HWY_INLINE void softmax_panel(const float* x, std::ptrdiff_t rows, const FeatureRows& to) {
+// to *= 1 / sums, lane by lane; or leaves both as they are and the sums in `divisors`.
+HWY_INLINE void divide_or_keep(const FeatureRows& to,
+                               std::ptrdiff_t rows,
+                               const V32 (&sum)[2],
+                               float* divisors) {
+  const F32 d;
+  if (divisors != nullptr) {
+    store_half(sum[0], 0, 0, divisors);
+    store_half(sum[1], 0, 1, divisors);
+    return;
+  }
+  const V32 factor[2] = {hn::Div(hn::Set(d, 1.0f), sum[0]), hn::Div(hn::Set(d, 1.0f), sum[1])};
+  for (std::ptrdiff_t row = 0; row < rows; ++row) {
+    for (int j = 0; j < 2; ++j) to.store(hn::Mul(to.load(row, j), factor[j]), row, j);
+  }
+}
+
+// to = softmax(x), times `divisors` if they are asked for.
+HWY_INLINE void softmax_panel(const float* x,
+                              std::ptrdiff_t rows,
+                              const FeatureRows& to,
+                              float* divisors) {
   const F32 d;
   V32 max[2] = {hn::Set(d, -kInfinity), hn::Set(d, -kInfinity)};
   for (std::ptrdiff_t row = 0; row < rows; ++row) {
@@ -64,14 +84,11 @@ HWY_INLINE void softmax_panel(const float* x, std::ptrdiff_t rows, const Feature
       to.store(p, row, j);
     }
   }
-  const V32 factor[2] = {hn::Div(hn::Set(d, 1.0f), sum[0]), hn::Div(hn::Set(d, 1.0f), sum[1])};
-  for (std::ptrdiff_t row = 0; row < rows; ++row) {
-    for (int j = 0; j < 2; ++j) to.store(hn::Mul(to.load(row, j), factor[j]), row, j);
-  }
+  divide_or_keep(to, rows, sum, divisors);
 }
 
 // The first `rows` rows x become softmax([x, -x]), which has twice as many.
-HWY_INLINE void softmax_of_both_signs(std::ptrdiff_t rows, const FeatureRows& to) {
+HWY_INLINE void softmax_of_both_signs(std::ptrdiff_t rows, const FeatureRows& to, float* divisors) {
   const F32 d;
   V32 max[2] = {hn::Zero(d), hn::Zero(d)};
   for (std::ptrdiff_t row = 0; row < rows; ++row) {
@@ -89,10 +106,7 @@ HWY_INLINE void softmax_of_both_signs(std::ptrdiff_t rows, const FeatureRows& to
       to.store(minus, rows + row, j);
     }
   }
-  const V32 factor[2] = {hn::Div(hn::Set(d, 1.0f), sum[0]), hn::Div(hn::Set(d, 1.0f), sum[1])};
-  for (std::ptrdiff_t row = 0; row < 2 * rows; ++row) {
-    for (int j = 0; j < 2; ++j) to.store(hn::Mul(to.load(row, j), factor[j]), row, j);
-  }
+  divide_or_keep(to, 2 * rows, sum, divisors);
 }
 
 // Replaces the gradient of y = softmax(x) by that of x.
@@ -138,13 +152,20 @@ HWY_INLINE void map_tokens(const float* HWY_RESTRICT x,
   }
 }
 
-// Features of a panel of tokens [head_dim][width].
-HWY_INLINE void map_panel(const FeatureMapping& map, const float* x, const FeatureRows& features) {
+// Features of a panel of tokens [head_dim][width]; with `divisors`, one panel, each token's times
+// its divisor, which saves a pass where it cancels.
+HWY_INLINE void map_panel(const FeatureMapping& map,
+                          const float* x,
+                          const FeatureRows& features,
+                          float* divisors) {
   const F32 d;
   const V32 zero = hn::Zero(d);
+  if (divisors != nullptr) {
+    for (int j = 0; j < 2; ++j) store_half(hn::Set(d, 1.0f), 0, j, divisors);
+  }
   switch (map.kind) {
     case FeatureMap::softmax:
-      softmax_panel(x, map.head_dim, features);
+      softmax_panel(x, map.head_dim, features, divisors);
       return;
     case FeatureMap::elu_plus_one:
       map_tokens(x, map.head_dim, features, [&](V32 value) HWY_ATTR {
@@ -168,7 +189,7 @@ HWY_INLINE void map_panel(const FeatureMapping& map, const float* x, const Featu
                              .c_row = features.stride,
                              .rows = map.head_dim,
                              .depth = map.head_dim});
-      softmax_of_both_signs(map.head_dim, features);
+      softmax_of_both_signs(map.head_dim, features, divisors);
       return;
     }
   }

@@ -144,7 +144,7 @@ void backward_query_block(const LinearBackwardProblem& problem,
       float* minus_delta = scratch.last + first;
       map_rows(map, q, problem.q.strides[2], rows, scratch, feature_panel(scratch));
       inverse_denominators(map, scratch.feature_panel, total, static_cast<float>(problem.epsilon),
-                           scratch.factors);
+                           nullptr, scratch.factors);
       rows_to_panel(dout, problem.dout.strides[2], rows, map.head_dim, 1.0f, width,
                     scratch.value_panel);
       panel_minus_delta(problem, row_of<const T>(problem.out, at.batch, at.head, query), rows,
@@ -164,8 +164,8 @@ void backward_query_block(const LinearBackwardProblem& problem,
     }
     const T* out = row_of<const T>(problem.out, at.batch, at.head, piece);
     const T* dq = row_of<const T>(problem.gradients.dq, at.batch, at.head, piece);
-    add_to_sums(map, scratch, count, piece == begin, sums, block,
-                rows_after(out, problem.out.strides[2], count, map.head_dim),
+    add_to_sums(map, scratch, {scratch.values.at, scratch.values.stride}, count, piece == begin,
+                sums, block, rows_after(out, problem.out.strides[2], count, map.head_dim),
                 rows_after(dq, problem.gradients.dq.strides[2], count, map.head_dim));
   });
 }

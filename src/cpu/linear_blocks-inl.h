@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 // Sums over the tokens of a block, and what becomes of a token given the total of the blocks that
 // it meets.
@@ -30,6 +31,28 @@ HWY_INLINE void for_each_piece(std::int64_t begin, std::int64_t end, F&& f) {
   for (std::int64_t first = begin; first < end; first += LinearLayout::kPiece) {
     f(first, std::min(LinearLayout::kPiece, end - first));
   }
+}
+
+// Rows of f32 and whole panels.
+struct FloatRows {
+  const float* at = nullptr;
+  std::ptrdiff_t stride = 0;
+};
+
+// Rows of v where they lie, if they are f32, whole aligned panels, and at a stride that does not
+// map them all to a few cache sets; otherwise none.
+template <typename T>
+FloatRows rows_in_place(const FeatureMapping& map, const T* rows, std::ptrdiff_t stride) {
+  constexpr std::ptrdiff_t kFewSets = 128;
+  const std::ptrdiff_t lanes = hn::Lanes(F32());
+  if constexpr (std::is_same_v<T, float>) {
+    const bool is_aligned = reinterpret_cast<std::uintptr_t>(rows) % (lanes * sizeof(float)) == 0;
+    if (is_aligned && stride % lanes == 0 && stride % kFewSets != 0 &&
+        map.head_dim == map.padded_head_dim) {
+      return {rows, stride};
+    }
+  }
+  return {};
 }
 
 // values[first + row] = some rows of v or dout as f32, 0 beyond head_dim.
@@ -77,10 +100,11 @@ HWY_INLINE void add_features(const FeatureMapping& map,
   }
 }
 
-// sums[block] (+)= features [values, last] over the tokens of a piece, which the scratch holds.
-// Fetches what the next piece will read.
+// sums[block] (+)= features [values, last] over the tokens of a piece; the scratch holds features
+// and last. Fetches what the next piece will read.
 HWY_INLINE void add_to_sums(const FeatureMapping& map,
                             const LinearScratch& scratch,
+                            const FloatRows& values,
                             std::int64_t tokens,
                             bool is_first,
                             const BlockSums& sums,
@@ -95,8 +119,8 @@ HWY_INLINE void add_to_sums(const FeatureMapping& map,
     const Product product = {.a = features.at,
                              .a_row = features.stride,
                              .a_depth = 1,
-                             .b = scratch.values.at + first,
-                             .b_depth = scratch.values.stride,
+                             .b = values.at + first,
+                             .b_depth = values.stride,
                              .c = sums.at + first * sums.blocks + block * width,
                              .c_row = map.padded_head_dim * sums.blocks,
                              .rows = map.features,
@@ -137,9 +161,10 @@ void map_rows(const FeatureMapping& map,
               std::ptrdiff_t stride,
               std::ptrdiff_t count,
               const LinearScratch& scratch,
-              const FeatureRows& features) {
+              const FeatureRows& features,
+              float* divisors = nullptr) {
   rows_to_panel(rows, stride, count, map.head_dim, 1.0f, panel_width(), scratch.token_panel);
-  map_panel(map, scratch.token_panel, features);
+  map_panel(map, scratch.token_panel, features, divisors);
 }
 
 // features[feature][first + lane] = factors[lane] * panel[feature][lane], 0 in lanes without a
@@ -163,16 +188,21 @@ HWY_INLINE void keep_features(const FeatureMapping& map,
   }
 }
 
-// factors[lane] = 1 / (epsilon + phi(q) . total of phi(k)) for one panel; 0 where that is 0.
+// factors[lane] = 1 / (epsilon * divisor + feature panel . total of phi(k)) for one panel; 0 where
+// that is 0. No divisors: they are 1.
 HWY_INLINE void inverse_denominators(const FeatureMapping& map,
                                      const float* HWY_RESTRICT panel,
                                      const float* HWY_RESTRICT total,
                                      float epsilon,
+                                     const float* divisors,
                                      float* HWY_RESTRICT factors) {
   const F32 d;
   const std::ptrdiff_t lanes = hn::Lanes(d);
   const float* HWY_RESTRICT key_total = total + map.matrix_floats();
   V32 sum[2][2] = {{hn::Set(d, epsilon), hn::Set(d, epsilon)}, {hn::Zero(d), hn::Zero(d)}};
+  if (divisors != nullptr) {
+    for (int j = 0; j < 2; ++j) sum[0][j] = hn::Mul(sum[0][j], load_half(divisors, 0, j));
+  }
   for (std::ptrdiff_t i = 0; i < map.features; i += 2) {
     for (int j = 0; j < 2; ++j) {
       const V32 z = hn::Set(d, key_total[i + j]);

@@ -30,13 +30,14 @@ void store_queries(const LinearForwardProblem& problem,
                    const float* total,
                    const LinearScratch& scratch) {
   const std::ptrdiff_t width = panel_width();
+  float* divisors = scratch.last;  // of one panel; they cancel but beside epsilon
   for (std::int64_t first = begin; first < end; first += width) {
     const std::int64_t rows = std::min<std::int64_t>(width, end - first);
     T* out = row_of<T>(problem.out, batch, head, first);
     const T* q = row_of<const T>(problem.q, batch, head, first);
-    map_rows(map, q, problem.q.strides[2], rows, scratch, feature_panel(scratch));
+    map_rows(map, q, problem.q.strides[2], rows, scratch, feature_panel(scratch), divisors);
     inverse_denominators(map, scratch.feature_panel, total, static_cast<float>(problem.epsilon),
-                         scratch.factors);
+                         divisors, scratch.factors);
     values_from_features(map, total, scratch.feature_panel, scratch.result_panel,
                          rows_after(q, problem.q.strides[2], width, map.head_dim),
                          rows_after(out, problem.out.strides[2], width, map.head_dim));

@@ -32,19 +32,21 @@ void sum_keys(const LinearProblem& problem,
               const BlockSums& sums) {
   const std::ptrdiff_t width = panel_width();
   for_each_piece(at.begin, at.end, [&](std::int64_t piece, std::int64_t count) {
+    const T* k = row_of<const T>(problem.k, at.batch, at.key_head, piece);
+    const T* v = row_of<const T>(problem.v, at.batch, at.key_head, piece);
     for (std::int64_t first = 0; first < count; first += width) {
-      const std::int64_t rows = std::min<std::int64_t>(width, count - first);
-      map_rows(map, row_of<const T>(problem.k, at.batch, at.key_head, piece + first),
-               problem.k.strides[2], rows, scratch,
+      map_rows(map, k + first * problem.k.strides[2], problem.k.strides[2],
+               std::min<std::int64_t>(width, count - first), scratch,
                {scratch.features.at + first, scratch.features.stride});
-      keep_values(map, row_of<const T>(problem.v, at.batch, at.key_head, piece + first),
-                  problem.v.strides[2], first, rows, scratch);
     }
     std::fill_n(scratch.last, count, 1.0f);
     std::fill(scratch.last + count, scratch.last + LinearLayout::kPiece, 0.0f);
-    const T* k = row_of<const T>(problem.k, at.batch, at.key_head, piece);
-    const T* v = row_of<const T>(problem.v, at.batch, at.key_head, piece);
-    add_to_sums(map, scratch, count, piece == at.begin, sums, at.block,
+    FloatRows values = rows_in_place(map, v, problem.v.strides[2]);
+    if (values.at == nullptr) {
+      keep_values(map, v, problem.v.strides[2], 0, count, scratch);
+      values = {scratch.values.at, scratch.values.stride};
+    }
+    add_to_sums(map, scratch, values, count, piece == at.begin, sums, at.block,
                 rows_after(k, problem.k.strides[2], count, map.head_dim),
                 rows_after(v, problem.v.strides[2], count, map.head_dim));
   });

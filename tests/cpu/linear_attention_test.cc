@@ -171,6 +171,18 @@ TEST(CpuLinearTest, RowsWithoutWeightAreZeroBesideNan) {
   EXPECT_TRUE(std::isnan(out.get(out.index(0, 0, 8, 5))));
 }
 
+// Nor do they contribute to the gradients of keys and values.
+TEST(CpuLinearTest, RowsWithoutWeightAreForgottenWhateverTheirGradient) {
+  Random random(8);
+  LinearCase call(Problem({.q_len = 40, .k_len = 30}, DType::f32, random), FeatureMap::relu,
+                  random);
+  for (std::int64_t d = 0; d < 16; ++d) call.problem.q.set(call.problem.q.index(0, 0, 7, d), -1);
+  call.problem.dout.set(call.problem.dout.index(0, 0, 7, 3), std::nan(""));
+  expect_close_to_reference(call);
+  const LinearGradientTensors got = run_linear_backward(kCpu, call, run_linear_forward(kCpu, call));
+  for (const double value : got.dk.values()) EXPECT_TRUE(std::isfinite(value));
+}
+
 TEST(CpuLinearTest, RowsThatMeetNothingAreZeroWhateverTheyHold) {
   Random random(7);
   const ProblemShape shape{.q_len = 200, .k_len = 200, .block_q = 64, .block_k = 64};
