@@ -3,8 +3,8 @@
     python examples/train_classifier.py --out examples/demo_model/classifier.safetensors
 
 It learns from single frames of real clips of saccade.demo.moving_shapes, half of them blurred and
-noisy, because drawn clips are not perfect. Its accuracy on held-out clips is printed and stored
-beside the weights; below 97 % nothing is written.
+noisy, because drawn clips are not perfect, and some without an object. Its accuracy on held-out
+clips is printed and stored beside the weights; below 97 % nothing is written.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from saccade.demo.classifier import Accuracy, Classifier, save_classifier
-from saccade.demo.moving_shapes import KINDS, Prompt, draw_clips
+from saccade.demo.classifier import LABELS, Accuracy, Classifier, save_classifier
+from saccade.demo.moving_shapes import Prompt, draw_clips, draw_grounds
 
 STEPS = 300
 BATCH = 32
@@ -30,10 +30,13 @@ HELD_OUT_CLIPS = 400
 
 
 def real_clips(count: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Clips, and the index of the kind that each shows."""
+    """Clips, and the index of the label of each; one in eight shows a background and nothing."""
     prompts = [Prompt.random(generator) for _ in range(count)]
-    kinds = torch.tensor([KINDS.index(prompt.kind) for prompt in prompts])
-    return draw_clips(prompts, frames=frames, size=SIZE, generator=generator), kinds
+    labels = torch.tensor([LABELS.index(prompt.kind) for prompt in prompts])
+    clips = draw_clips(prompts, frames=frames, size=SIZE, generator=generator)
+    labels[::8] = LABELS.index("nothing")
+    clips[::8] = draw_grounds(prompts[::8], frames=frames, size=SIZE, generator=generator)
+    return clips, labels
 
 
 def degrade(clips: Tensor, generator: torch.Generator) -> Tensor:
@@ -52,10 +55,10 @@ def train(generator: torch.Generator) -> Classifier:
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, STEPS)
     for _ in track(range(STEPS), description="training"):
-        clips, kinds = real_clips(BATCH, 1, generator)
+        clips, labels = real_clips(BATCH, 1, generator)
         half = BATCH // 2
         clips = torch.cat([clips[:half], degrade(clips[half:], generator)])
-        functional.cross_entropy(classifier(clips), kinds).backward()
+        functional.cross_entropy(classifier(clips), labels).backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -66,9 +69,9 @@ def train(generator: torch.Generator) -> Classifier:
 def measure(classifier: Classifier, generator: torch.Generator) -> Accuracy:
     right = torch.zeros(2)
     for _ in range(HELD_OUT_CLIPS // 40):
-        clips, kinds = real_clips(40, 16, generator)
+        clips, labels = real_clips(40, 16, generator)
         for i, seen in enumerate((clips, degrade(clips, generator))):
-            right[i] += (classifier(seen).argmax(1) == kinds).sum()
+            right[i] += (classifier(seen).argmax(1) == labels).sum()
     clean, degraded = (right / HELD_OUT_CLIPS).tolist()
     return Accuracy(round(clean, 4), round(degraded, 4), HELD_OUT_CLIPS)
 

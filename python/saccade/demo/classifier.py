@@ -1,4 +1,4 @@
-"""Which kind of object a clip shows: a small convolutional network, trained on real clips."""
+"""Which kind of object a clip shows, if any: a small convolutional network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from ..errors import InvalidArgument
 from ..report.files import write_atomically
 from .moving_shapes import KINDS
 
+LABELS = (*KINDS, "nothing")
+
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of held-out real clips whose kind was recognised, as drawn and after degradation."""
+    """Share of held-out real clips whose label was recognised, as drawn and after degradation."""
 
     clean: float
     degraded: float
@@ -26,7 +28,7 @@ class Accuracy:
 
 
 class Classifier(nn.Module):
-    """Logits of the kinds, [batch, 5], of clips float32 [batch, 3, frames, height, width].
+    """Logits of LABELS, [batch, 6], of clips float32 [batch, 3, frames, height, width].
 
     Frames are judged one by one and averaged, so that any number of them will do. ``accuracy`` is
     known once it was measured.
@@ -39,7 +41,7 @@ class Classifier(nn.Module):
         self.features = nn.Sequential(
             *_block(3, 16), *_block(16, 32), *_block(32, 64), *_block(64, 96)
         )
-        self.head = nn.Linear(96, len(KINDS))
+        self.head = nn.Linear(96, len(LABELS))
 
     def forward(self, clips: Tensor) -> Tensor:
         frames = clips.transpose(1, 2).flatten(0, 1)
@@ -49,8 +51,8 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def recognise(self, clip: Tensor) -> str:
-        """The kind that a clip float32 [3, frames, height, width] shows."""
-        return KINDS[int(self(clip[None]).argmax())]
+        """The kind that a clip float32 [3, frames, height, width] shows, or "nothing"."""
+        return LABELS[int(self(clip[None]).argmax())]
 
 
 def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:

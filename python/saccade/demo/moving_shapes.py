@@ -120,10 +120,7 @@ def draw_clips(
     """One clip for each prompt, by the rules of this world."""
     words = torch.tensor([prompt.indices() for prompt in prompts])
     kind, colour, texture, motion, background = words.unbind(1)
-    batch = len(prompts)
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(batch, *shape, generator=generator)
+    uniform = _uniform(len(prompts), generator)
 
     y, x = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
     radius = uniform(8.0, 12.0)
@@ -134,6 +131,24 @@ def draw_clips(
     figure = _COLOURS[colour][:, :, None, None, None] * shade[:, None]
     ground = _background(background, uniform, size)[:, :, None]
     return torch.lerp(ground.expand_as(figure), figure, inside[:, None])
+
+
+def draw_grounds(
+    prompts: Sequence[Prompt], *, frames: int, size: int, generator: torch.Generator
+) -> Tensor:
+    """Clips of the same world whose object is missing: the prompts' backgrounds alone."""
+    background = torch.tensor([prompt.indices()[-1] for prompt in prompts])
+    ground = _background(background, _uniform(len(prompts), generator), size)
+    return ground[:, :, None].repeat(1, 1, frames, 1, 1)
+
+
+def _uniform(batch: int, generator: torch.Generator):  # noqa: ANN202
+    """Draws [batch, *shape] numbers between two limits."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(batch, *shape, generator=generator)
+
+    return uniform
 
 
 def _choice(count: int, generator: torch.Generator) -> int:
