@@ -207,7 +207,7 @@ def test_the_featured_row_is_the_fastest_good_one():
 def request(method="dense", threshold=None, **others):
     fields = {
         "prompt": PROMPT, "seed": 0, "shape": Shape(2, 16, 16), "sampling": Sampling(2, 3.0),
-        "block_q": 64, "block_k": 64,
+        "dense_first_steps": 1, "block_q": 64, "block_k": 64,
     }  # fmt: skip
     return Request(method, threshold, **{**fields, **others})
 

@@ -97,6 +97,11 @@ def _plan(arguments: argparse.Namespace, model: Model) -> tuple[Sweep, Request]:
             defaults.sampling.steps if arguments.steps is None else arguments.steps,
             defaults.sampling.guidance if arguments.guidance is None else arguments.guidance,
         ),
+        dense_first_steps=(
+            defaults.dense_first_steps
+            if arguments.dense_first_steps is None
+            else arguments.dense_first_steps
+        ),
         block_q=arguments.block_q,
         block_k=arguments.block_k,
     )
@@ -150,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, help="of the first clip; each next one is 1 more")
     add("--steps", type=int, help="denoising steps")
+    add("--dense-first-steps", type=int, help="steps at which LiteAttention skips nothing yet")
     add("--guidance", type=float, help="scale of classifier-free guidance; 1 is none")
     add("--frames", type=int)
     add("--height", type=int, help="pixels")

@@ -30,7 +30,8 @@ class Request:
     """What to draw, and with which attention: "dense", "lite" or "random".
 
     ``threshold`` is that of "lite"; for "random" it names the generation whose number of tiles is
-    kept. Raises InvalidArgument for a threshold that is no number at most 0.
+    kept. "lite" computes every tile in the first ``dense_first_steps``. Raises InvalidArgument for
+    a threshold that is no number at most 0, and for a negative number of steps.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Request:
     seed: int
     shape: Shape
     sampling: Sampling
+    dense_first_steps: int
     block_q: int
     block_k: int
 
@@ -51,8 +53,12 @@ class Request:
                 f"{self.threshold}"
             )
         if self.threshold is not None:
-            saccade.LiteSchedule(self.threshold)  # refuses an illegal one
+            self.schedule()  # refuses an illegal one
         saccade.TileGrid(1, 1, 1, 1, self.block_q, self.block_k)  # and block sizes
+
+    def schedule(self) -> saccade.LiteSchedule:
+        """Of "lite"."""
+        return saccade.LiteSchedule(self.threshold, dense_first_steps=self.dense_first_steps)
 
     @property
     def label(self) -> str:
@@ -114,7 +120,7 @@ def enabled(model: Model, request: Request, like: Measurement | None = None) -> 
 def _method_of(request: Request, like: Measurement | None) -> tuple[Any, dict[str, Any]]:
     blocks = {"block_q": request.block_q, "block_k": request.block_k}
     if request.method == "lite":
-        return "lite", {"threshold": request.threshold, **blocks}
+        return "lite", {"schedule": request.schedule(), **blocks}
     if like is not None:
         return RandomTiles(kept_tiles(like), seed=request.seed, **blocks), {}
     return "dense", {}

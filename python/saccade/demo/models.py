@@ -42,13 +42,18 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What is drawn where the user does not say."""
+    """What is drawn where the user does not say.
+
+    ``dense_first_steps``: of LiteAttention; the first steps decide what is drawn where, and what
+    is skipped there costs the most.
+    """
 
     prompts: tuple[str, ...]
     thresholds: tuple[float, ...]
     study_thresholds: tuple[float, ...]
     long_frames: int
     sampling: Sampling
+    dense_first_steps: int
 
 
 class Model(ABC):

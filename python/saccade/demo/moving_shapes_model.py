@@ -44,10 +44,11 @@ class MovingShapesModel(Model):
             "cross blue striped down waves",
             "triangle magenta plain left checks",
         ),
-        thresholds=(-2.0, -1.0, -0.25),
-        study_thresholds=(-6.0, -4.0, -3.0, -2.0, -1.0, -0.5, -0.25),
+        thresholds=(-1.0, -0.25, -0.05),
+        study_thresholds=(-4.0, -2.0, -1.0, -0.5, -0.25, -0.1, -0.05),
         long_frames=24,
         sampling=Sampling(steps=12, guidance=3.0),
+        dense_first_steps=3,
     )
 
     def __init__(self, folder: Path, device: torch.device) -> None:

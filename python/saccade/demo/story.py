@@ -79,7 +79,11 @@ def _facts(
             f"fingerprint {model.fingerprint}",
         ),
         ("clips", f"{clips}, seeds from {first.seed}, guidance {first.sampling.guidance:g}"),
-        ("tiles", f"{first.block_q} × {first.block_k} logits; the first step is dense"),
+        (
+            "tiles",
+            f"{first.block_q} × {first.block_k} logits; dense in the first "
+            f"{first.dense_first_steps} steps",
+        ),
         (
             "dense baseline",
             "saccade's own kernel over all tiles. One denoising step, warm: "

@@ -33,6 +33,7 @@ class WanModel(Model):
         study_thresholds=(-12.0, -8.0, -6.0, -4.0, -3.0, -2.0, -1.0),
         long_frames=121,
         sampling=Sampling(steps=50, guidance=5.0),
+        dense_first_steps=1,
     )
 
     def __init__(self, path_or_id: str, device: torch.device) -> None:
