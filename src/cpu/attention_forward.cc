@@ -207,12 +207,15 @@ class ForwardRow {
   // of the next one touch.
   void visit(std::int64_t entry, const Run& run, const Run& next, bool is_first, bool is_last) {
     const std::ptrdiff_t slice = next.keys * head_dim_ / panels_;
-    TileScores scores[kMostTiles];
-    for (TileScores& score : scores) score = {hn::Set(F32(), -kInfinity), hn::Zero(F32())};
+    V32 highest[kMostTiles], poison[kMostTiles];
+    for (std::int64_t i = 0; i < kMostTiles; ++i) {
+      highest[i] = hn::Set(F32(), -kInfinity);
+      poison[i] = hn::Zero(F32());
+    }
     for (std::ptrdiff_t panel = 0; panel < panels_; ++panel) {
       const Region out_rows = is_last ? panel_region(problem_.outputs.out, row_, panel) : Region();
       multiply_by_keys(panel, run, Region::of(next.k + panel * slice, slice), out_rows);
-      const bool grew = softmax(panel, run, is_first, scores);
+      const bool grew = softmax(panel, run, is_first, highest, poison);
       const Product o = {.a = run.v,
                          .a_row = 1,
                          .a_depth = head_dim_,
@@ -234,7 +237,7 @@ class ForwardRow {
       }
     }
     for (std::int64_t i = 0; decides_ && i < run.tiles; ++i) {
-      scratch_.scores[entry + i] = scores[i].value();
+      scratch_.scores[entry + i] = score_of(highest[i], poison[i]);
     }
   }
 
@@ -264,22 +267,18 @@ class ForwardRow {
     }
   }
 
-  // The score of one tile: the largest of all lanes so far, and NaN if one of them has met NaN.
-  struct TileScores {
-    V32 highest, poison;
-
-    float value() const {
-      const F32 d;
-      const bool has_nan = !hn::AllFalse(d, hn::IsNaN(poison));
-      return has_nan ? std::numeric_limits<float>::quiet_NaN()
-                     : hn::GetLane(hn::MaxOfLanes(d, highest));
-    }
-  };
+  // The score of one tile: the largest of all lanes, NaN if one of them has met NaN.
+  static float score_of(V32 highest, V32 poison) {
+    const F32 d;
+    const bool has_nan = !hn::AllFalse(d, hn::IsNaN(poison));
+    return has_nan ? std::numeric_limits<float>::quiet_NaN()
+                   : hn::GetLane(hn::MaxOfLanes(d, highest));
+  }
 
   // The online softmax of one panel: running maximum and sum, logits -> P. Returns whether the
   // maximum of a lane grew, in which case `factor` rescales what has been summed up so far. Scores
   // are those of a tile after the other, in the order of the list.
-  bool softmax(std::ptrdiff_t panel, const Run& run, bool is_first, TileScores* scores) {
+  bool softmax(std::ptrdiff_t panel, const Run& run, bool is_first, V32* highest, V32* poison) {
     const F32 d;
     const std::ptrdiff_t lanes = hn::Lanes(d);
     const std::ptrdiff_t block_k = problem_.grid.block_k;
@@ -312,9 +311,9 @@ class ForwardRow {
         const V32 earlier = hn::Load(d, scratch_.earlier + lane);
         const V32 ref = hn::Load(d, scratch_.ref + lane);
         const V32 level = problem_.ref ? ref : hn::Add(hn::Max(seen_max, earlier), ref);
-        scores[i].highest = hn::Max(scores[i].highest, hn::Sub(tile_max, level));
+        highest[i] = hn::Max(highest[i], hn::Sub(tile_max, level));
         // 0 * NaN: a row that has met NaN poisons the scores of its tile.
-        scores[i].poison = hn::MulAdd(hn::Zero(d), hn::Add(sum, earlier), scores[i].poison);
+        poison[i] = hn::MulAdd(hn::Zero(d), hn::Add(sum, earlier), poison[i]);
       }
       hn::Store(factor, d, scratch_.factor + j * lanes);
       hn::Store(new_max, d, row_max);
