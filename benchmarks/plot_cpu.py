@@ -90,9 +90,8 @@ def draw(record: dict) -> bytes:
         one.grid(color="0.9")
         one.spines[["top", "right"]].set_visible(False)
         one.legend(frameon=False, fontsize=8)
-    figure.suptitle(
-        f"{record['cpu']}, {record['threads']} threads, {record['problem']['dtype']}", fontsize=10
-    )
+    machine = f"{record['cpu_model']}, {record['threads']} threads, {record['problem']['dtype']}"
+    figure.suptitle(machine, fontsize=10)
     image = io.BytesIO()
     figure.savefig(image, format="svg", metadata={"Date": None})
     return image.getvalue()
