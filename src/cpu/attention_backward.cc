@@ -9,13 +9,15 @@
 #include "cpu/backward_queries-inl.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/element.h"
-#include "cpu/exp2-inl.h"
 #include "cpu/micro_kernel-inl.h"
 #include "cpu/pack-inl.h"
+#include "cpu/softmax_gradient-inl.h"
 
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numbers>
 
 // One pass over the active tiles with five products each (S, dP, dQ, dV, dK). Tiles are walked by
 // column, so dK and dV are finished in one go; dQ is summed up in a fixed number of slots per head,
@@ -29,34 +31,24 @@ std::ptrdiff_t backward_panel_width() {
   return panel_width();
 }
 
-// P and dS of one panel, in place of S and dP.
-HWY_INLINE void softmax_gradient(const QueryBuffers& query,
-                                 std::ptrdiff_t first,
-                                 std::ptrdiff_t keys,
-                                 std::ptrdiff_t stride,
-                                 float* HWY_RESTRICT s,
-                                 float* HWY_RESTRICT dp) {
-  const F32 d;
-  for (std::ptrdiff_t lane = 0; lane < panel_width(); lane += hn::Lanes(d)) {
-    const V32 lse = hn::Load(d, query.lse + first + lane);
-    const V32 delta = hn::Load(d, query.delta + first + lane);
-    for (std::ptrdiff_t key = 0; key < keys; ++key) {
-      float* s_at = s + key * stride + lane;
-      float* dp_at = dp + key * stride + lane;
-      const V32 p = exp2(d, hn::Sub(hn::Load(d, s_at), lse));
-      hn::Store(p, d, s_at);
-      hn::Store(hn::Mul(p, hn::Sub(hn::Load(d, dp_at), delta)), d, dp_at);
-    }
-  }
-}
-
 std::int64_t keys_of(const BackwardProblem& problem, const ColumnOfTiles& column) {
   const std::int64_t block_k = problem.grid.block_k;
   return std::clamp<std::int64_t>(problem.valid_keys(column.batch) - column.k_tile * block_k, 0,
                                   block_k);
 }
 
+// What a visit leaves to fetch for the one after it: its queries and, if it is the last of its
+// column, the keys and values of the next column.
+struct NextVisit {
+  QueryBuffers query;
+  bool is_last = false;
+  const float* k = nullptr;
+  const float* v = nullptr;
+  std::ptrdiff_t keys = 0;
+};
+
 // One column of tiles: all that its keys and values give and receive.
+template <typename Word>
 class BackwardColumn {
  public:
   BackwardColumn(const BackwardProblem& problem,
@@ -66,66 +58,34 @@ class BackwardColumn {
         column_(column),
         scratch_(scratch),
         head_dim_(problem.head_dim),
+        row_words_(head_dim_ / Word::kElements),
         width_(panel_width()),
+        logit_scale_(static_cast<float>(std::abs(problem.scale) * std::numbers::log2e)),
         keys_(keys_of(problem, column)) {}
-
-  // What the visit after this one will read: its queries and, if this one is the last of its
-  // column, the keys and values of the next column.
-  struct Next {
-    QueryBuffers query;
-    bool is_last = false;
-    const float* k = nullptr;
-    const float* v = nullptr;
-    std::ptrdiff_t keys = 0;
-  };
 
   // Adds some queries of one row of tiles; meanwhile fetches what comes next.
   void visit_queries(const QueryBuffers& query,
                      std::ptrdiff_t queries,
                      bool starts_dq,
-                     const Next& next) {
-    const std::ptrdiff_t panel_floats = width_ * head_dim_;
-    const std::ptrdiff_t key_blocks = BlockCut(keys_).blocks();
-    const std::ptrdiff_t keys_per_panel = next.keys * head_dim_ / panels(queries);
-    for (std::ptrdiff_t first = 0; first < queries; first += width_) {
-      float* s = scratch_.s + first;
-      float* dp = scratch_.dp + first;
-      const std::ptrdiff_t panel = first * head_dim_;
-      const std::ptrdiff_t next_keys = first / width_ * keys_per_panel;
-      multiply<Start::zero>(
-          keys_by_panel(column_.k, query.q_panels + panel, s), nullptr, nullptr,
-          Prefetch(key_blocks, Region::of(next.query.q_panels + panel, panel_floats),
-                   Region::of(next.k + next_keys, keys_per_panel)));
-      multiply<Start::zero>(
-          keys_by_panel(column_.v, query.dout_panels + panel, dp), nullptr, nullptr,
-          Prefetch(key_blocks, Region::of(next.query.dout_panels + panel, panel_floats),
-                   Region::of(next.v + next_keys, keys_per_panel)));
-      softmax_gradient(query, first, keys_, scratch_.stride, s, dp);
-      const Product dq = {.a = column_.k,
-                          .a_row = 1,
-                          .a_depth = head_dim_,
-                          .b = dp,
-                          .b_depth = scratch_.stride,
-                          .c = query.dq_panels + panel,
-                          .c_row = width_,
-                          .rows = head_dim_,
-                          .depth = keys_};
-      const Prefetch prefetch(BlockCut(head_dim_).blocks(),
-                              Region::of(next.query.dq_panels + panel, panel_floats));
-      starts_dq ? multiply<Start::zero>(dq, nullptr, nullptr, prefetch)
-                : multiply<Start::add>(dq, nullptr, nullptr, prefetch);
+                     const NextVisit& next) {
+    const std::ptrdiff_t panels = (queries + width_ - 1) / width_;
+    for (std::ptrdiff_t panel = 0; panel < panels; ++panel) {
+      visit_panel(query, queries, panel, panels, starts_dq, next);
     }
+    // Of a last panel that is not full, floats end with the last query, pairs with the panel.
+    const std::ptrdiff_t depth = Word::kElements == 1 ? queries : panels * width_ / 2;
+    const std::ptrdiff_t strip_words = problem_.grid.block_q * width_ / Word::kElements;
+    const std::ptrdiff_t key_blocks = BlockCut(keys_).blocks();
     const AttentionBackwardOutputs& outputs = problem_.outputs;
     for (std::ptrdiff_t column = 0; column < head_dim_; column += width_) {
-      const std::ptrdiff_t strip = column * problem_.grid.block_q;
-      const std::ptrdiff_t strip_floats = queries * width_;
-      add_strip(scratch_.s, query.dout_strips + strip, queries,
+      const std::ptrdiff_t strip = column / width_ * strip_words;
+      add_strip(scratch_.s, query.dout_strips + strip, depth,
                 scratch_.dv + column * problem_.grid.block_k,
-                Prefetch(key_blocks, Region::of(next.query.dout_strips + strip, strip_floats),
+                Prefetch(key_blocks, Region::of(next.query.dout_strips + strip, depth * width_),
                          next.is_last ? stored_region(outputs.dv, column) : Region()));
-      add_strip(scratch_.dp, query.q_strips + strip, queries,
+      add_strip(scratch_.dp, query.q_strips + strip, depth,
                 scratch_.dk + column * problem_.grid.block_k,
-                Prefetch(key_blocks, Region::of(next.query.q_strips + strip, strip_floats),
+                Prefetch(key_blocks, Region::of(next.query.q_strips + strip, depth * width_),
                          next.is_last ? stored_region(outputs.dk, column) : Region()));
     }
     is_empty_ = false;
@@ -138,7 +98,54 @@ class BackwardColumn {
   }
 
  private:
-  std::ptrdiff_t panels(std::ptrdiff_t queries) const { return (queries + width_ - 1) / width_; }
+  // S, dP, the softmax between them, and dQ.
+  void visit_panel(const QueryBuffers& query,
+                   std::ptrdiff_t queries,
+                   std::ptrdiff_t panel,
+                   std::ptrdiff_t panels,
+                   bool starts_dq,
+                   const NextVisit& next) {
+    const std::ptrdiff_t first = panel * width_;
+    const std::ptrdiff_t panel_words = width_ * row_words_;
+    const std::ptrdiff_t at = panel * panel_words;
+    const std::ptrdiff_t dq_at = first * head_dim_;
+    const std::ptrdiff_t key_blocks = BlockCut(keys_).blocks();
+    const std::ptrdiff_t next_words = next.keys * row_words_ / panels;
+    multiply<Start::zero, false, Word>(
+        keys_by_panel(column_.keys.k, query.q_panels + at, scratch_.s + first), nullptr, nullptr,
+        Prefetch(key_blocks, Region::of(next.query.q_panels + at, panel_words),
+                 Region::of(next.k + panel * next_words, next_words)));
+    multiply<Start::zero, false, Word>(
+        keys_by_panel(column_.keys.v, query.dout_panels + at, scratch_.dp + first), nullptr,
+        nullptr,
+        Prefetch(key_blocks, Region::of(next.query.dout_panels + at, panel_words),
+                 Region::of(next.v + panel * next_words, next_words)));
+    softmax_gradient(Word(), {.keys = keys_,
+                              .queries = queries - first,
+                              .lse = query.lse + first,
+                              .delta = query.delta + first,
+                              .logit_scale = logit_scale_,
+                              .stride = scratch_.stride,
+                              .s = scratch_.s + first,
+                              .dp = scratch_.dp + first,
+                              .p = scratch_.s + first / Word::kElements,
+                              .ds = scratch_.dp + first / Word::kElements,
+                              .ds_by_key = scratch_.ds_by_key});
+    const bool is_float = Word::kElements == 1;
+    const Product dq = {.a = column_.keys.k_by_token,
+                        .a_row = 1,
+                        .a_depth = head_dim_,
+                        .b = is_float ? scratch_.dp + first : scratch_.ds_by_key,
+                        .b_depth = is_float ? scratch_.stride : width_,
+                        .c = query.dq_panels + dq_at,
+                        .c_row = width_,
+                        .rows = head_dim_,
+                        .depth = (keys_ + Word::kElements - 1) / Word::kElements};
+    const Prefetch prefetch(BlockCut(head_dim_).blocks(),
+                            Region::of(next.query.dq_panels + dq_at, width_ * head_dim_));
+    starts_dq ? multiply<Start::zero, false, Word>(dq, nullptr, nullptr, prefetch)
+              : multiply<Start::add, false, Word>(dq, nullptr, nullptr, prefetch);
+  }
 
   // Where one strip of dK or dV will be stored.
   Region stored_region(const TensorView& to, std::ptrdiff_t column) const {
@@ -152,20 +159,20 @@ class BackwardColumn {
   // rows (K or V) times a panel of queries (or output gradients).
   Product keys_by_panel(const float* rows, const float* panel, float* c) const {
     return {.a = rows,
-            .a_row = head_dim_,
+            .a_row = row_words_,
             .a_depth = 1,
             .b = panel,
             .b_depth = width_,
             .c = c,
             .c_row = scratch_.stride,
             .rows = keys_,
-            .depth = head_dim_};
+            .depth = row_words_};
   }
 
-  // to[key][lane] += sum over queries of weights[key][query] * strip[query][lane]
+  // to[key][lane] += sum over queries of weights[key][query] * strip[query][lane]; `depth` words.
   void add_strip(const float* weights,
                  const float* strip,
-                 std::ptrdiff_t queries,
+                 std::ptrdiff_t depth,
                  float* to,
                  const Prefetch& prefetch) {
     const Product product = {.a = weights,
@@ -176,9 +183,9 @@ class BackwardColumn {
                              .c = to,
                              .c_row = width_,
                              .rows = keys_,
-                             .depth = queries};
-    is_empty_ ? multiply<Start::zero>(product, nullptr, nullptr, prefetch)
-              : multiply<Start::add>(product, nullptr, nullptr, prefetch);
+                             .depth = depth};
+    is_empty_ ? multiply<Start::zero, false, Word>(product, nullptr, nullptr, prefetch)
+              : multiply<Start::add, false, Word>(product, nullptr, nullptr, prefetch);
   }
 
   template <typename T>
@@ -200,7 +207,9 @@ class BackwardColumn {
   const ColumnOfTiles& column_;
   const ColumnScratch& scratch_;
   const std::ptrdiff_t head_dim_;
+  const std::ptrdiff_t row_words_;  // of a query or a key
   const std::ptrdiff_t width_;
+  const float logit_scale_;
   const std::ptrdiff_t keys_;
   bool is_empty_ = true;
 };
@@ -254,13 +263,14 @@ struct VisitAfterColumn {
 };
 
 // Visits the tiles of one column in pieces of at most `chunk` queries.
+template <typename Word>
 void visit_column(const BackwardProblem& problem,
                   const Slot& slot,
                   const HeadBuffers& buffers,
                   const ColumnScratch& scratch,
                   std::int64_t listed,
                   const VisitAfterColumn& after,
-                  BackwardColumn& backward) {
+                  BackwardColumn<Word>& backward) {
   const std::int64_t q_tiles = problem.grid.q_tiles();
   const std::int64_t first_head = slot.key_head * problem.heads_per_key_head();
   const auto buffers_of = [&](std::int32_t row) {
@@ -271,44 +281,52 @@ void visit_column(const BackwardProblem& problem,
     const std::int32_t row = scratch.rows[entry];
     const QueryTile tile(problem, first_head + row / q_tiles, row % q_tiles);
     const QueryBuffers query = buffers_of(row);
-    const BackwardColumn::Next next_row = {
-        .query = buffers_of(is_last ? after.row : scratch.rows[entry + 1]),
-        .is_last = is_last,
-        .k = after.column.k,
-        .v = after.column.v,
-        .keys = is_last ? after.keys : 0};
+    const NextVisit next_row = {.query = buffers_of(is_last ? after.row : scratch.rows[entry + 1]),
+                                .is_last = is_last,
+                                .k = after.column.keys.k,
+                                .v = after.column.keys.v,
+                                .keys = is_last ? after.keys : 0};
     std::uint8_t& touched = buffers.touched(slot.index)[row];
     for (std::int64_t first = 0; first < tile.queries; first += scratch.chunk) {
       const std::int64_t end = first + scratch.chunk;
       const std::int64_t queries = std::min<std::int64_t>(scratch.chunk, tile.queries - first);
       backward.visit_queries(
           query.from(problem, first), queries, touched == 0,
-          end < tile.queries ? BackwardColumn::Next{.query = query.from(problem, end)} : next_row);
+          end < tile.queries ? NextVisit{.query = query.from(problem, end)} : next_row);
     }
     touched = 1;
   }
 }
 
 // All columns of one slot. `touched` tells which rows of tiles of each head have a sum in the slot.
-void backward_slot(const BackwardProblem& problem,
-                   const Slot& slot,
-                   const HeadBuffers& buffers,
-                   const ColumnScratch& scratch) {
-  const TileGrid& grid = problem.grid;
+template <typename Word>
+void visit_slot(const BackwardProblem& problem,
+                const Slot& slot,
+                const HeadBuffers& buffers,
+                const ColumnScratch& scratch) {
   std::fill_n(buffers.touched(slot.index), buffers.touched_per_slot, std::uint8_t{0});
-  for (std::int64_t k_tile = 0; k_tile < grid.k_tiles(); ++k_tile) {
+  for (std::int64_t k_tile = 0; k_tile < problem.grid.k_tiles(); ++k_tile) {
     if (buffers.slot_of_column[k_tile] != slot.index) continue;
     const ColumnOfTiles column = buffers.column(problem, slot, k_tile);
-    BackwardColumn backward(problem, column, scratch);
+    BackwardColumn<Word> backward(problem, column, scratch);
     const std::int64_t listed = list_column(problem, column, scratch.rows);
     if (listed > 0) {
       visit_column(problem, slot, buffers, scratch, listed,
                    VisitAfterColumn(problem, slot, buffers, k_tile), backward);
     }
     with_element(problem.k.dtype, [&](auto* element) HWY_ATTR {
-      backward.store<std::remove_pointer_t<decltype(element)>>();
+      backward.template store<std::remove_pointer_t<decltype(element)>>();
     });
   }
+}
+
+void backward_slot(const BackwardProblem& problem,
+                   const Slot& slot,
+                   const HeadBuffers& buffers,
+                   const ColumnScratch& scratch) {
+  with_words(words_of(problem), [&](auto word) HWY_ATTR {
+    visit_slot<decltype(word)>(problem, slot, buffers, scratch);
+  });
 }
 
 }  // namespace saccade::cpu::HWY_NAMESPACE

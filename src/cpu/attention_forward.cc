@@ -40,6 +40,7 @@ RowEntries entries_of_piece(std::int64_t listed, std::int64_t piece, std::int64_
 }
 
 // Walks one row of tiles, or a piece of it, with the online softmax.
+template <typename Word>
 class ForwardRow {
  public:
   // `next`: the row that will probably be walked after this one, or null.
@@ -54,12 +55,14 @@ class ForwardRow {
         scratch_(scratch),
         pieces_(pieces),
         head_dim_(problem.head_dim),
+        row_words_(head_dim_ / Word::kElements),
         first_query_(row.q_tile * problem.grid.block_q),
         queries_(std::clamp<std::int64_t>(
             problem.valid_queries(row.batch) - first_query_, 0, problem.grid.block_q)),
         width_(panel_width()),
         panels_((queries_ + width_ - 1) / width_),
-        decides_(problem.outputs.marks || problem.outputs.scores) {}
+        decides_(problem.outputs.marks || problem.outputs.scores),
+        logit_scale_(static_cast<float>(std::abs(problem.scale) * std::numbers::log2e)) {}
 
   // Leaves out, row_max, row_sum and scores of the row's piece in the scratch.
   void walk() {
@@ -154,8 +157,9 @@ class ForwardRow {
     std::int64_t count = 1;
     while (count < room && tiles[count] == tiles[count - 1] + step) ++count;
     const std::int64_t first = std::min(tiles[0], tiles[count - 1]) * block_k;
-    return {row.keys.k + first * head_dim_, row.keys.v + first * head_dim_,
-            std::min(count * block_k, problem_.valid_keys(row.batch) - first), count, descends};
+    const PackedHead keys = row.keys.from(first * row_words_);
+    return {keys.k, keys.v, std::min(count * block_k, problem_.valid_keys(row.batch) - first),
+            count, descends};
   }
 
   Run first_run_of_next_row() const {
@@ -176,17 +180,26 @@ class ForwardRow {
   }
 
   void load_queries() {
-    const float scale = static_cast<float>(problem_.scale * std::numbers::log2e);
-    with_element(problem_.q.dtype, [&](auto* element) HWY_ATTR {
-      using T = std::remove_pointer_t<decltype(element)>;
-      for (std::ptrdiff_t panel = 0; panel < panels_; ++panel) {
-        const std::ptrdiff_t first = panel * width_;
-        rows_to_panel(row_of<T>(problem_.q, row_.batch, row_.head, first_query_ + first),
-                      problem_.q.strides[2], queries_ - first, head_dim_, scale, width_,
-                      scratch_.q + first * head_dim_);
-      }
-    });
+    for (std::ptrdiff_t first = 0; first < queries_; first += width_) load_panel(first);
     load_references();
+  }
+
+  // Pairs stay unscaled: their logits are scaled instead, by a factor that is not negative.
+  void load_panel(std::ptrdiff_t first) {
+    const float scale = static_cast<float>(problem_.scale * std::numbers::log2e);
+    const std::ptrdiff_t stride = problem_.q.strides[2];
+    float* panel = scratch_.q + first * row_words_;
+    if constexpr (Word::kElements == 2) {
+      rows_to_pair_panel(
+          row_of<const bf16>(problem_.q, row_.batch, row_.head, first_query_ + first), stride,
+          queries_ - first, head_dim_, scale < 0, width_, panel);
+    } else {
+      with_element(problem_.q.dtype, [&](auto* element) HWY_ATTR {
+        using T = std::remove_pointer_t<decltype(element)>;
+        rows_to_panel(row_of<T>(problem_.q, row_.batch, row_.head, first_query_ + first), stride,
+                      queries_ - first, head_dim_, scale, width_, panel);
+      });
+    }
   }
 
   void load_references() {
@@ -206,7 +219,7 @@ class ForwardRow {
   // is fetched and, if this one is the last of the row, what the end of this row and the beginning
   // of the next one touch.
   void visit(std::int64_t entry, const Run& run, const Run& next, bool is_first, bool is_last) {
-    const std::ptrdiff_t slice = next.keys * head_dim_ / panels_;
+    const std::ptrdiff_t slice = next.keys * row_words_ / panels_;
     V32 highest[kMostTiles], poison[kMostTiles];
     for (std::int64_t i = 0; i < kMostTiles; ++i) {
       highest[i] = hn::Set(F32(), -kInfinity);
@@ -219,21 +232,21 @@ class ForwardRow {
       const Product o = {.a = run.v,
                          .a_row = 1,
                          .a_depth = head_dim_,
-                         .b = scratch_.logits,
+                         .b = scratch_.weights,
                          .b_depth = width_,
                          .c = scratch_.out + panel * width_ * head_dim_,
                          .c_row = width_,
                          .rows = head_dim_,
-                         .depth = run.keys};
+                         .depth = words_of_keys(run.keys)};
       const Prefetch prefetch(
           BlockCut(head_dim_).blocks(), Region::of(next.v + panel * slice, slice),
           is_last && next_row_ ? panel_region(problem_.q, *next_row_, panel) : Region());
       if (is_first) {
-        multiply<Start::zero>(o, nullptr, nullptr, prefetch);
+        multiply<Start::zero, false, Word>(o, nullptr, nullptr, prefetch);
       } else if (grew) {
-        multiply<Start::rescale>(o, scratch_.factor, nullptr, prefetch);
+        multiply<Start::rescale, false, Word>(o, scratch_.factor, nullptr, prefetch);
       } else {
-        multiply<Start::add>(o, nullptr, nullptr, prefetch);
+        multiply<Start::add, false, Word>(o, nullptr, nullptr, prefetch);
       }
     }
     for (std::int64_t i = 0; decides_ && i < run.tiles; ++i) {
@@ -252,18 +265,18 @@ class ForwardRow {
       const std::ptrdiff_t first = i * block_k;
       const std::ptrdiff_t keys = std::min(block_k, run.keys - first);
       std::fill_n(scratch_.tile_max + i * width_, width_, -kInfinity);
-      multiply<Start::zero, true>({.a = run.k + first * head_dim_,
-                                   .a_row = head_dim_,
-                                   .a_depth = 1,
-                                   .b = scratch_.q + panel * width_ * head_dim_,
-                                   .b_depth = width_,
-                                   .c = scratch_.logits + first * width_,
-                                   .c_row = width_,
-                                   .rows = keys,
-                                   .depth = head_dim_},
-                                  nullptr, scratch_.tile_max + i * width_,
-                                  Prefetch(BlockCut(keys).blocks(), ahead.part(i, run.tiles),
-                                           also_ahead.part(i, run.tiles)));
+      const Product s = {.a = run.k + first * row_words_,
+                         .a_row = row_words_,
+                         .a_depth = 1,
+                         .b = scratch_.q + panel * width_ * row_words_,
+                         .b_depth = width_,
+                         .c = scratch_.logits + first * width_,
+                         .c_row = width_,
+                         .rows = keys,
+                         .depth = row_words_};
+      multiply<Start::zero, true, Word>(s, nullptr, scratch_.tile_max + i * width_,
+                                        Prefetch(BlockCut(keys).blocks(), ahead.part(i, run.tiles),
+                                                 also_ahead.part(i, run.tiles)));
     }
   }
 
@@ -281,7 +294,6 @@ class ForwardRow {
   bool softmax(std::ptrdiff_t panel, const Run& run, bool is_first, V32* highest, V32* poison) {
     const F32 d;
     const std::ptrdiff_t lanes = hn::Lanes(d);
-    const std::ptrdiff_t block_k = problem_.grid.block_k;
     bool grew = false;
     for (std::ptrdiff_t j = 0; j < 2; ++j) {
       float* row_max = scratch_.row_max + panel * width_ + j * lanes;
@@ -289,29 +301,22 @@ class ForwardRow {
       const V32 old_max = is_first ? hn::Set(d, kFloor) : hn::Load(d, row_max);
       V32 new_max = old_max;
       for (std::int64_t i = 0; i < run.tiles; ++i) {
-        new_max = max_beside_nan(new_max, hn::Load(d, scratch_.tile_max + i * width_ + j * lanes));
+        new_max = max_beside_nan(new_max, tile_max(i, j));
       }
       grew |= !hn::AllFalse(d, hn::Gt(new_max, old_max));
       const V32 factor = exp2(d, hn::Sub(old_max, new_max));
       V32 sum = is_first ? hn::Zero(d) : hn::Mul(hn::Load(d, row_sum), factor);
       V32 seen_max = old_max;
       for (std::int64_t i = 0; i < run.tiles; ++i) {
-        const std::ptrdiff_t first = run.position(i) * block_k;
-        const std::ptrdiff_t keys = std::min(block_k, run.keys - first);
-        float* logits = scratch_.logits + first * width_ + j * lanes;
-        for (std::ptrdiff_t key = 0; key < keys; ++key, logits += width_) {
-          const V32 p = exp2(d, hn::Sub(hn::Load(d, logits), new_max));
-          sum = hn::Add(sum, p);
-          hn::Store(p, d, logits);
-        }
+        sum = hn::Add(sum, weigh(run, run.position(i), j, new_max));
         if (!decides_) continue;
         const std::ptrdiff_t lane = panel * width_ + j * lanes;
-        const V32 tile_max = hn::Load(d, scratch_.tile_max + run.position(i) * width_ + j * lanes);
-        seen_max = max_beside_nan(seen_max, tile_max);
+        const V32 largest = tile_max(run.position(i), j);
+        seen_max = max_beside_nan(seen_max, largest);
         const V32 earlier = hn::Load(d, scratch_.earlier + lane);
         const V32 ref = hn::Load(d, scratch_.ref + lane);
         const V32 level = problem_.ref ? ref : hn::Add(hn::Max(seen_max, earlier), ref);
-        highest[i] = hn::Max(highest[i], hn::Sub(tile_max, level));
+        highest[i] = hn::Max(highest[i], hn::Sub(largest, level));
         // 0 * NaN: a row that has met NaN poisons the scores of its tile.
         poison[i] = hn::MulAdd(hn::Zero(d), hn::Add(sum, earlier), poison[i]);
       }
@@ -320,6 +325,64 @@ class ForwardRow {
       hn::Store(sum, d, row_sum);
     }
     return grew;
+  }
+
+  // Words that hold so many keys of a tile.
+  static std::ptrdiff_t words_of_keys(std::ptrdiff_t keys) {
+    return (keys + Word::kElements - 1) / Word::kElements;
+  }
+
+  // A product of words in log2 units, less `max`.
+  HWY_INLINE V32 below(V32 max, V32 product) const {
+    if constexpr (Word::kElements == 1) return hn::Sub(product, max);
+    return hn::MulSub(product, hn::Set(F32(), logit_scale_), max);
+  }
+
+  // The largest logits of one tile of a run, in the lanes of one of the panel's two vectors.
+  V32 tile_max(std::int64_t position, std::ptrdiff_t vector) const {
+    const F32 d;
+    const V32 max = hn::Load(d, scratch_.tile_max + position * width_ + vector * width_ / 2);
+    return below(hn::Zero(d), max);
+  }
+
+  // Logits -> P for the keys of one tile of a run, in the lanes of one vector; their sums.
+  HWY_INLINE V32 weigh(const Run& run,
+                       std::int64_t position,
+                       std::ptrdiff_t vector,
+                       V32 max) const {
+    const F32 d;
+    const std::ptrdiff_t block_k = problem_.grid.block_k;
+    const std::ptrdiff_t first = position * block_k;
+    const std::ptrdiff_t keys = std::min(block_k, run.keys - first);
+    const std::ptrdiff_t lane = vector * width_ / 2;
+    const float* logits = scratch_.logits + first * width_ + lane;
+    float* weights = scratch_.weights + first / Word::kElements * width_ + lane;
+    const auto weight = [&](const float* at) HWY_ATTR {
+      return exp2<Word::kExpDegree>(d, below(max, hn::Load(d, at)));
+    };
+    V32 sum = hn::Zero(d);
+    if constexpr (Word::kElements == 1) {
+      for (std::ptrdiff_t key = 0; key < keys; ++key, logits += width_, weights += width_) {
+        const V32 p = weight(logits);
+        sum = hn::Add(sum, p);
+        hn::Store(p, d, weights);
+      }
+    } else {
+      for (std::ptrdiff_t pair = 0; pair < keys / 2; ++pair) {
+        const V32 even = weight(logits);
+        const V32 odd = weight(logits + width_);
+        sum = hn::Add(sum, hn::Add(even, odd));
+        hn::Store(Word::pair(even, odd), d, weights);
+        logits += 2 * width_;
+        weights += width_;
+      }
+      if (keys % 2 == 1) {
+        const V32 last = weight(logits);
+        sum = hn::Add(sum, last);
+        hn::Store(Word::pair(last, hn::Zero(d)), d, weights);
+      }
+    }
+    return sum;
   }
 
   // The larger one; `max` where `other` is NaN, which the sums of P will show all the same.
@@ -417,11 +480,13 @@ class ForwardRow {
   const ForwardScratch& scratch_;
   const std::int64_t pieces_;
   const std::ptrdiff_t head_dim_;
+  const std::ptrdiff_t row_words_;  // of a query or a key
   const std::int64_t first_query_;
   const std::int64_t queries_;
   const std::ptrdiff_t width_;
   const std::ptrdiff_t panels_;
   const bool decides_;
+  const float logit_scale_;  // of products of pairs: how they become logits in log2 units
   std::int64_t listed_ = 0;
 };
 
@@ -433,12 +498,14 @@ void walk_unit(const ForwardProblem& problem,
                std::int64_t unit,
                int worker) {
   const std::int64_t first = unit * layout.pieces_per_unit;
-  for (std::int64_t i = 0; i < layout.pieces_per_unit; ++i, ++row.piece) {
-    const ForwardScratch scratch = layout.piece_scratch(problem, worker, first + i);
-    ForwardRow forward(problem, row, next, scratch, layout.pieces);
-    forward.walk();
-    if (layout.pieces == 1) forward.finish();
-  }
+  with_words(layout.words, [&](auto word) HWY_ATTR {
+    for (std::int64_t i = 0; i < layout.pieces_per_unit; ++i, ++row.piece) {
+      const ForwardScratch scratch = layout.piece_scratch(problem, worker, first + i);
+      ForwardRow<decltype(word)> forward(problem, row, next, scratch, layout.pieces);
+      forward.walk();
+      if (layout.pieces == 1) forward.finish();
+    }
+  });
 }
 
 // Puts a row together whose pieces, the first of which is `first`, have been walked.
@@ -448,16 +515,18 @@ void join_pieces(const ForwardProblem& problem,
                  std::int64_t first,
                  int worker) {
   const ForwardScratch scratch = layout.worker_scratch(problem, worker);
-  ForwardRow forward(problem, row, nullptr, scratch, layout.pieces);
-  forward.list_tiles();
-  bool is_first = true;
-  for (std::int64_t piece = 0; piece < layout.pieces; ++piece) {
-    const RowEntries entries = forward.entries(piece);
-    if (entries.is_empty()) continue;
-    forward.join(layout.piece_scratch(problem, worker, first + piece), entries, is_first);
-    is_first = false;
-  }
-  forward.finish();
+  with_words(layout.words, [&](auto word) HWY_ATTR {
+    ForwardRow<decltype(word)> forward(problem, row, nullptr, scratch, layout.pieces);
+    forward.list_tiles();
+    bool is_first = true;
+    for (std::int64_t piece = 0; piece < layout.pieces; ++piece) {
+      const RowEntries entries = forward.entries(piece);
+      if (entries.is_empty()) continue;
+      forward.join(layout.piece_scratch(problem, worker, first + piece), entries, is_first);
+      is_first = false;
+    }
+    forward.finish();
+  });
 }
 
 }  // namespace saccade::cpu::HWY_NAMESPACE

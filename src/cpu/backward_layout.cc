@@ -51,14 +51,17 @@ bool has_active_tile(const AttentionProblem& problem, std::int64_t head, std::in
 }
 
 QueryBuffers QueryBuffers::from(const BackwardProblem& problem, std::int64_t query) const {
-  return {.q_panels = q_panels + query * problem.head_dim,
-          .dout_panels = dout_panels + query * problem.head_dim,
-          .q_strips = q_strips + query * width,
-          .dout_strips = dout_strips + query * width,
+  const std::int64_t panel_words = query * problem.head_dim / elements_per_word(words);
+  const std::int64_t strip_words = query * width / elements_per_word(words);
+  return {.q_panels = q_panels + panel_words,
+          .dout_panels = dout_panels + panel_words,
+          .q_strips = q_strips + strip_words,
+          .dout_strips = dout_strips + strip_words,
           .lse = lse + query,
           .delta = delta + query,
           .dq_panels = dq_panels + query * problem.head_dim,
-          .width = width};
+          .width = width,
+          .words = words};
 }
 
 QueryBuffers HeadBuffers::query(const BackwardProblem& problem,
@@ -67,37 +70,43 @@ QueryBuffers HeadBuffers::query(const BackwardProblem& problem,
                                 int slot) const {
   const std::int64_t first = q_tile * problem.grid.block_q;
   const std::int64_t queries = layout->padded_queries_;
-  const std::int64_t panels = first * problem.head_dim;
-  const std::int64_t strips = first * layout->padded_head_dim_;
+  const std::int64_t elements = elements_per_word(layout->words_);
+  const std::int64_t panels = first * problem.head_dim / elements;
+  const std::int64_t strips = first * layout->padded_head_dim_ / elements;
+  const std::int64_t panel_words = queries * problem.head_dim / elements;
+  const std::int64_t strip_words = queries * layout->padded_head_dim_ / elements;
   QueryBuffers buffers;
   float* at = memory + head_of_group * layout->query_floats_;
   const auto take = [&at](std::int64_t floats) { return std::exchange(at, at + floats); };
-  buffers.q_panels = take(queries * problem.head_dim) + panels;
-  buffers.dout_panels = take(queries * problem.head_dim) + panels;
-  buffers.q_strips = take(queries * layout->padded_head_dim_) + strips;
-  buffers.dout_strips = take(queries * layout->padded_head_dim_) + strips;
+  buffers.q_panels = take(panel_words) + panels;
+  buffers.dout_panels = take(panel_words) + panels;
+  buffers.q_strips = take(strip_words) + strips;
+  buffers.dout_strips = take(strip_words) + strips;
   buffers.lse = take(queries) + first;
   buffers.delta = take(queries) + first;
   const std::int64_t group = problem.heads_per_key_head();
   buffers.dq_panels = memory + group * layout->query_floats_ +
-                      (slot * group + head_of_group) * layout->dq_floats_ + panels;
+                      (slot * group + head_of_group) * layout->dq_floats_ +
+                      first * problem.head_dim;
   buffers.width = layout->width_;
+  buffers.words = layout->words_;
   return buffers;
 }
 
 ColumnOfTiles HeadBuffers::column(const BackwardProblem& problem,
                                   const Slot& slot,
                                   std::int64_t k_tile) const {
-  const std::int64_t offset = k_tile * problem.grid.block_k * problem.head_dim;
-  return {slot.key_head / problem.k_heads, slot.key_head % problem.k_heads, k_tile, keys.k + offset,
-          keys.v + offset};
+  const std::int64_t words =
+      k_tile * problem.grid.block_k * problem.head_dim / elements_per_word(layout->words_);
+  return {slot.key_head / problem.k_heads, slot.key_head % problem.k_heads, k_tile,
+          keys.from(words)};
 }
 
 BackwardLayout::BackwardLayout(Arena& arena,
                                const BackwardProblem& problem,
                                int workers,
                                std::ptrdiff_t width)
-    : packing(problem), width_(width) {
+    : packing(problem, Pass::backward), words_(words_of(problem)), width_(width) {
   const TileGrid& grid = problem.grid;
   const std::int64_t key_heads = grid.batch * problem.k_heads;
   const std::int64_t queries_per_key = problem.heads_per_key_head();
@@ -106,7 +115,8 @@ BackwardLayout::BackwardLayout(Arena& arena,
 
   padded_queries_ = grid.q_tiles() * grid.block_q;
   padded_head_dim_ = round_up(problem.head_dim, width);
-  query_floats_ = padded_queries_ * 2 * (problem.head_dim + padded_head_dim_ + 1);
+  query_floats_ =
+      padded_queries_ * (2 * (problem.head_dim + padded_head_dim_) / elements_per_word(words_) + 2);
   dq_floats_ = padded_queries_ * problem.head_dim;
   head_floats_ = queries_per_key * (query_floats_ + slots_ * dq_floats_);
   const std::int64_t head_bytes =
@@ -125,7 +135,9 @@ BackwardLayout::BackwardLayout(Arena& arena,
   chunk_ = std::min<std::int64_t>(grid.block_q, chunk_for(problem.head_dim));
   s_floats_ =
       std::max<std::int64_t>(grid.block_k * (chunk_ + kRowPadding), problem.head_dim * width);
-  scratch_ = arena.take<float>(workers * (2 * s_floats_ + 2 * grid.block_k * padded_head_dim_));
+  ds_words_ = words_ == Words::floats ? 0 : grid.block_k / 2 * width;
+  worker_floats_ = 2 * s_floats_ + ds_words_ + 2 * grid.block_k * padded_head_dim_;
+  scratch_ = arena.take<float>(workers * worker_floats_);
   rows_ = arena.take<std::int32_t>(workers * queries_per_key * grid.q_tiles());
 }
 
@@ -144,11 +156,13 @@ HeadBuffers BackwardLayout::head_buffers(const BackwardProblem& problem,
 
 ColumnScratch BackwardLayout::column_scratch(const BackwardProblem& problem, int worker) const {
   const std::int64_t strip_floats = problem.grid.block_k * padded_head_dim_;
-  float* memory = scratch_ + worker * (2 * s_floats_ + 2 * strip_floats);
-  return {.s = memory,
-          .dp = memory + s_floats_,
-          .dk = memory + 2 * s_floats_,
-          .dv = memory + 2 * s_floats_ + strip_floats,
+  float* at = scratch_ + worker * worker_floats_;
+  const auto take = [&at](std::int64_t floats) { return std::exchange(at, at + floats); };
+  return {.s = take(s_floats_),
+          .dp = take(s_floats_),
+          .ds_by_key = take(ds_words_),
+          .dk = take(strip_floats),
+          .dv = take(strip_floats),
           .rows = rows_ + worker * problem.heads_per_key_head() * problem.grid.q_tiles(),
           .stride = chunk_ + kRowPadding,
           .chunk = chunk_};

@@ -20,8 +20,13 @@ constexpr int kMaxSlots = 4;
 
 // What the kernels read and write for one row of tiles. A panel is [head_dim][width], a strip
 // [block_q][width] for `width` neighbouring head dimensions.
+//
+// Of words that are pairs, panels of q and dout have head_dim / 2 rows, each with two neighbouring
+// dimensions. Strips have half a row for each query: the i-th row of a panel's part of a strip
+// pairs the queries i and i + width / 2 of the panel, which lie in the same lane of its two
+// vectors. Queries that a last panel lacks count as zeros.
 struct QueryBuffers {
-  float* q_panels;  // times scale * log2(e)
+  float* q_panels;  // floats are times scale * log2(e)
   float* dout_panels;
   float* q_strips;
   float* dout_strips;
@@ -29,26 +34,28 @@ struct QueryBuffers {
   float* delta;
   float* dq_panels;  // of one slot, without the scale
   std::ptrdiff_t width;
+  Words words;
 
   // The same from a later query of the row of tiles on; a whole number of panels later.
   QueryBuffers from(const BackwardProblem& problem, std::int64_t query) const;
 };
 
-// The keys and values of one column of tiles, as dense f32 rows.
+// One column of tiles, and its keys and values.
 struct ColumnOfTiles {
   std::int64_t batch, key_head, k_tile;  // key_head within the sample
-  const float* k;
-  const float* v;
+  PackedHead keys;
 };
 
 // What one worker needs for one column of tiles.
 struct ColumnScratch {
-  float* s;   // [block_k][stride]; becomes P
-  float* dp;  // [block_k][stride]; becomes dS
-  float* dk;  // strips [block_k][width], without the scale
+  float* s;   // [block_k][stride]; becomes P, in words
+  float* dp;  // [block_k][stride]; becomes dS, in words
+  float*
+      ds_by_key;  // dS of one panel in words along the keys, [words of block_k][width]; pairs only
+  float* dk;      // strips [block_k][width], without the scale
   float* dv;
   std::int32_t* rows;     // of tiles, to list a column in
-  std::ptrdiff_t stride;  // floats from one key's row of S to the next
+  std::ptrdiff_t stride;  // words from one key's row of S to the next
   std::ptrdiff_t chunk;   // queries that S has room for
 };
 
@@ -105,6 +112,7 @@ class BackwardLayout {
                     std::int32_t* slot_of_column,
                     Slot* head_slots) const;
 
+  Words words_;
   std::ptrdiff_t width_;
   int slots_;
   std::int64_t padded_queries_;   // of one query head
@@ -113,13 +121,15 @@ class BackwardLayout {
   std::int64_t dq_floats_;        // of one query head and slot
   std::int64_t head_floats_;      // of one key head
   std::int64_t s_floats_;         // of one worker, and so is all of the scratch
+  std::int64_t ds_words_;
+  std::int64_t worker_floats_;
   std::int64_t chunk_;
   float* heads_;
   std::uint8_t* touched_;
   std::int32_t* slot_of_column_;  // [group][k_tiles]
   std::int64_t* column_tiles_;    // [k_tiles]
   std::int32_t* column_order_;    // [k_tiles]
-  float* scratch_;                // [workers][2 * s_floats_ + 2 * block_k * padded_head_dim_]
+  float* scratch_;                // [workers][worker_floats_]
   std::int32_t* rows_;            // [workers][touched_per_slot]
 };
 

@@ -15,6 +15,8 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <numbers>
 #include <type_traits>
 
@@ -38,10 +40,31 @@ struct QueryTile {
   std::int64_t batch, head, q_tile, first_query, queries;
 };
 
+// NaN without a payload, which rounding to pairs could take for something else.
+inline float plain_nan(float value) {
+  return std::isnan(value) ? std::numeric_limits<float>::quiet_NaN() : value;
+}
+
+// Rows -> a panel of words. Floats are multiplied by `factor`; of pairs only its sign counts.
+template <typename Word, typename T>
+HWY_INLINE void rows_to_word_panel(const T* rows,
+                                   std::ptrdiff_t row_stride,
+                                   std::ptrdiff_t row_count,
+                                   std::ptrdiff_t head_dim,
+                                   float factor,
+                                   std::ptrdiff_t width,
+                                   float* panel) {
+  if constexpr (Word::kElements == 1) {
+    rows_to_panel(rows, row_stride, row_count, head_dim, factor, width, panel);
+  } else {
+    rows_to_pair_panel(rows, row_stride, row_count, head_dim, factor < 0, width, panel);
+  }
+}
+
 // delta = rowsum(dout * out) - dlse for the queries of one panel.
 // The sum runs over head_dim in the order of the product that gives dP. A query that attends to one
 // key has out == v, so dP - delta is exactly zero for it, as it should be.
-template <typename T>
+template <typename Word, typename T>
 void panel_delta(const BackwardProblem& problem,
                  const QueryTile& tile,
                  std::ptrdiff_t first,
@@ -50,25 +73,25 @@ void panel_delta(const BackwardProblem& problem,
                  float* HWY_RESTRICT delta) {
   const F32 d;
   const std::ptrdiff_t width = panel_width();
-  const std::ptrdiff_t head_dim = problem.head_dim;
   const std::ptrdiff_t rows = std::min<std::int64_t>(width, tile.queries - first);
-  rows_to_panel(row_of<const T>(problem.out, tile.batch, tile.head, tile.first_query + first),
-                problem.out.strides[2], rows, head_dim, 1.0f, width, out_panel);
+  rows_to_word_panel<Word>(
+      row_of<const T>(problem.out, tile.batch, tile.head, tile.first_query + first),
+      problem.out.strides[2], rows, problem.head_dim, 1.0f, width, out_panel);
   const std::ptrdiff_t lanes = hn::Lanes(d);
   V32 sum0 = hn::Zero(d);
   V32 sum1 = sum0;
-  for (std::ptrdiff_t i = 0; i < head_dim; ++i) {
+  for (std::ptrdiff_t i = 0; i < problem.head_dim / Word::kElements; ++i) {
     const float* HWY_RESTRICT o = out_panel + i * width;
     const float* HWY_RESTRICT g = dout_panel + i * width;
-    sum0 = hn::MulAdd(hn::Load(d, o), hn::Load(d, g), sum0);
-    sum1 = hn::MulAdd(hn::Load(d, o + lanes), hn::Load(d, g + lanes), sum1);
+    sum0 = Word::multiply_add(hn::Load(d, o), hn::Load(d, g), sum0);
+    sum1 = Word::multiply_add(hn::Load(d, o + lanes), hn::Load(d, g + lanes), sum1);
   }
   hn::Store(sum0, d, delta);
   hn::Store(sum1, d, delta + lanes);
   if (!problem.dlse) return;
   for (std::ptrdiff_t i = 0; i < rows; ++i) {
-    delta[i] -=
-        *row_of<const float>(problem.dlse, tile.batch, tile.head, tile.first_query + first + i);
+    delta[i] = plain_nan(delta[i] - *row_of<const float>(problem.dlse, tile.batch, tile.head,
+                                                         tile.first_query + first + i));
   }
 }
 
@@ -85,23 +108,32 @@ HWY_INLINE void prefetch_rows(const T* rows,
   }
 }
 
-// Rows cut into strips of `width` columns; row by row, which the hardware prefetcher follows.
-template <typename T>
+// The rows of one panel cut into strips of `width` columns; row by row, which the hardware
+// prefetcher follows.
+template <typename Word, typename T>
 void rows_to_strips(const T* rows,
                     std::ptrdiff_t row_stride,
                     std::ptrdiff_t row_count,
                     std::ptrdiff_t head_dim,
-                    std::ptrdiff_t strip_floats,
+                    std::ptrdiff_t strip_words,
                     float* strips) {
   const std::ptrdiff_t width = panel_width();
   const std::ptrdiff_t tail = head_dim % width;
+  const std::ptrdiff_t strip_rows = Word::kElements == 1 ? row_count : width / 2;
   // The lanes beyond head_dim only need to be harmless.
-  if (tail > 0) std::fill_n(strips + head_dim / width * strip_floats, row_count * width, 0.0f);
-  for (std::ptrdiff_t row = 0; row < row_count; ++row) {
+  if (tail > 0) std::fill_n(strips + head_dim / width * strip_words, strip_rows * width, 0.0f);
+  for (std::ptrdiff_t i = 0; i < strip_rows; ++i) {
     for (std::ptrdiff_t column = 0; column < head_dim; column += width) {
-      copy_rows(rows + row * row_stride + column, row_stride, 1.0f,
-                strips + column / width * strip_floats + row * width, width, 1,
-                std::min(width, head_dim - column));
+      const T* from = rows + i * row_stride + column;
+      float* to = strips + column / width * strip_words + i * width;
+      const std::ptrdiff_t columns = std::min(width, head_dim - column);
+      if constexpr (Word::kElements == 1) {
+        copy_rows(from, row_stride, 1.0f, to, width, 1, columns);
+      } else {
+        const bool has_second = i + width / 2 < row_count;
+        zip_rows(i < row_count ? from : nullptr,
+                 has_second ? from + width / 2 * row_stride : nullptr, columns, to);
+      }
     }
   }
 }
@@ -109,14 +141,14 @@ void rows_to_strips(const T* rows,
 // The queries and output gradients of one row of tiles in both forms that the products read, with
 // lse (log2 units) and delta beside them. Panel by panel, strips first: panels are then made from
 // rows that are in L1.
-template <typename T>
+template <typename Word, typename T>
 void prepare_query_tile(const BackwardProblem& problem,
                         const QueryTile& tile,
                         const QueryBuffers& to,
                         float* out_panel) {
   const std::ptrdiff_t width = panel_width();
   const std::ptrdiff_t head_dim = problem.head_dim;
-  const std::ptrdiff_t strip_floats = problem.grid.block_q * width;
+  const std::ptrdiff_t strip_words = problem.grid.block_q * width / Word::kElements;
   const float scale = static_cast<float>(problem.scale * std::numbers::log2e);
   for (std::ptrdiff_t first = 0; first < tile.queries; first += width) {
     const std::ptrdiff_t rows = std::min<std::int64_t>(width, tile.queries - first);
@@ -124,14 +156,14 @@ void prepare_query_tile(const BackwardProblem& problem,
     const T* dout = row_of<const T>(problem.dout, tile.batch, tile.head, tile.first_query + first);
     const std::ptrdiff_t q_stride = problem.q.strides[2];
     const std::ptrdiff_t dout_stride = problem.dout.strides[2];
-    float* dout_panel = to.dout_panels + first * head_dim;
+    const QueryBuffers panel = to.from(problem, first);
     prefetch_rows(row_of<const T>(problem.out, tile.batch, tile.head, tile.first_query + first),
                   problem.out.strides[2], rows, head_dim);
-    rows_to_strips(q, q_stride, rows, head_dim, strip_floats, to.q_strips + first * width);
-    rows_to_panel(q, q_stride, rows, head_dim, scale, width, to.q_panels + first * head_dim);
-    rows_to_strips(dout, dout_stride, rows, head_dim, strip_floats, to.dout_strips + first * width);
-    rows_to_panel(dout, dout_stride, rows, head_dim, 1.0f, width, dout_panel);
-    panel_delta<T>(problem, tile, first, dout_panel, out_panel, to.delta + first);
+    rows_to_strips<Word>(q, q_stride, rows, head_dim, strip_words, panel.q_strips);
+    rows_to_word_panel<Word>(q, q_stride, rows, head_dim, scale, width, panel.q_panels);
+    rows_to_strips<Word>(dout, dout_stride, rows, head_dim, strip_words, panel.dout_strips);
+    rows_to_word_panel<Word>(dout, dout_stride, rows, head_dim, 1.0f, width, panel.dout_panels);
+    panel_delta<Word, T>(problem, tile, first, panel.dout_panels, out_panel, panel.delta);
   }
   const std::ptrdiff_t padded = (tile.queries + width - 1) / width * width;
   std::fill_n(to.lse, padded, 0.0f);
@@ -139,7 +171,7 @@ void prepare_query_tile(const BackwardProblem& problem,
     const float lse =
         *row_of<const float>(problem.lse, tile.batch, tile.head, tile.first_query + i);
     // A row without mass has no weights: far above every logit, its exponentials vanish.
-    to.lse[i] = lse == -kInfinity ? -kFloor : lse * kLog2e;
+    to.lse[i] = lse == -kInfinity ? -kFloor : plain_nan(lse * kLog2e);
   }
 }
 
@@ -149,8 +181,16 @@ void prepare_queries(const BackwardProblem& problem,
                      const QueryBuffers& to,
                      float* out_panel) {
   const QueryTile tile(problem, head_of_batch, q_tile);
-  with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
-    prepare_query_tile<std::remove_pointer_t<decltype(element)>>(problem, tile, to, out_panel);
+  with_words(to.words, [&](auto word) HWY_ATTR {
+    using Word = decltype(word);
+    if constexpr (Word::kElements == 2) {
+      prepare_query_tile<Word, bf16>(problem, tile, to, out_panel);
+    } else {
+      with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
+        using T = std::remove_pointer_t<decltype(element)>;
+        prepare_query_tile<Word, T>(problem, tile, to, out_panel);
+      });
+    }
   });
 }
 

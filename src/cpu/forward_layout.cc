@@ -41,13 +41,15 @@ std::int64_t count_listed(const ForwardProblem& problem, std::int64_t head, std:
 
 ForwardScratch::ForwardScratch(Arena& arena, const ForwardProblem& problem, std::ptrdiff_t width) {
   const std::int64_t queries = problem.grid.block_q;
-  q = arena.take<float>(queries * problem.head_dim);
+  const Words words = words_of(problem);
+  q = arena.take<float>(queries * problem.head_dim / elements_per_word(words));
   take_results(arena, problem, *this);
   lse = arena.take<float>(queries);
   inverse_sum = arena.take<float>(queries);
   ref = arena.take<float>(queries);
   earlier = arena.take<float>(queries);
   logits = arena.take<float>(kRunKeys * width);
+  weights = words == Words::floats ? logits : arena.take<float>(kRunKeys / 2 * width);
   tile_max = arena.take<float>(kRunKeys / problem.grid.block_k * width);
   factor = arena.take<float>(width);
   tiles = arena.take<std::int32_t>(problem.grid.k_tiles());
@@ -57,7 +59,10 @@ ForwardLayout::ForwardLayout(Arena& arena,
                              const ForwardProblem& problem,
                              int workers,
                              std::ptrdiff_t width)
-    : packing(problem), pieces(pieces_of_a_row(problem)), width_(width) {
+    : words(words_of(problem)),
+      packing(problem, Pass::forward),
+      pieces(pieces_of_a_row(problem)),
+      width_(width) {
   const bool decides = problem.outputs.marks || problem.outputs.scores;
   pieces_per_unit = decides && !problem.ref ? pieces : 1;
   const std::int64_t key_heads = problem.grid.batch * problem.k_heads;

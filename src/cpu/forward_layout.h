@@ -21,7 +21,7 @@ struct ForwardScratch {
   // `width`: floats in a panel.
   ForwardScratch(Arena& arena, const ForwardProblem& problem, std::ptrdiff_t width);
 
-  float* q;        // [panel][head_dim][width], times scale * log2(e)
+  float* q;        // [panel][words of head_dim][width]; floats are times scale * log2(e)
   float* out;      // [panel][head_dim][width], not yet normalised
   float* row_max;  // running maximum, log2 units
   float* row_sum;  // running sum of 2^(S - row_max)
@@ -29,7 +29,8 @@ struct ForwardScratch {
   float* inverse_sum;
   float* ref;       // what scores are measured against; +inf in lanes without a query
   float* earlier;   // row_max of the pieces before this one; NaN where they have met NaN
-  float* logits;    // [keys of a run][width], of one panel; becomes P
+  float* logits;    // [keys of a run][width], of one panel
+  float* weights;   // P, [words of the keys of a run][width]; floats take the place of the logits
   float* tile_max;  // of one panel, for each tile of a run
   float* factor;    // of one panel
   std::int32_t* tiles;
@@ -62,6 +63,7 @@ class ForwardLayout {
   // unit lie one after the other, and so do those of a row.
   ForwardScratch piece_scratch(const ForwardProblem& problem, int worker, std::int64_t piece) const;
 
+  Words words;
   KeyValuePacking packing;
   std::int64_t group;  // key heads at a time
 

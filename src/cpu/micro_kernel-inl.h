@@ -6,11 +6,14 @@
 #define SACCADE_CPU_MICRO_KERNEL_INL_H_
 #endif
 
+#include "cpu/words-inl.h"
+
 #include <hwy/highway.h>
 
 #include <cstddef>
 
-// The one matrix product that all attention kernels are made of.
+// The one matrix product that all attention kernels are made of. Its operands are words (floats, or
+// pairs of bf16 along the depth), its results floats.
 //
 // A panel is two vectors wide, and queries (or head dimensions) lie across its lanes. One operand
 // is read by broadcasting single elements, the other by whole panels, so neither K nor V is ever
@@ -21,15 +24,12 @@ namespace saccade::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-using F32 = hn::ScalableTag<float>;
-using V32 = hn::Vec<F32>;
-
-// Floats in a panel: 16 with AVX2, 32 with AVX-512, 8 with SSE4 and NEON.
+// Words in a panel: 16 with AVX2, 32 with AVX-512, 8 with SSE4 and NEON.
 HWY_INLINE std::ptrdiff_t panel_width() {
   return 2 * hn::Lanes(F32());
 }
 
-// C[rows][panel] (+)= A[rows][depth] * B[depth][panel]; strides in floats.
+// C[rows][panel] (+)= A[rows][depth] * B[depth][panel]; depth and strides in words.
 struct Product {
   const float* a;
   std::ptrdiff_t a_row, a_depth;
@@ -72,9 +72,9 @@ struct Region {
     return {row + begin * row_stride, row_bytes, row_stride, count};
   }
 
-  static Region of(const float* begin, std::ptrdiff_t floats) {
-    const std::ptrdiff_t bytes = floats * static_cast<std::ptrdiff_t>(sizeof(float));
-    return {reinterpret_cast<const char*>(begin), bytes, bytes, floats > 0 ? 1 : 0};
+  static Region of(const float* begin, std::ptrdiff_t words) {
+    const std::ptrdiff_t bytes = words * static_cast<std::ptrdiff_t>(sizeof(float));
+    return {reinterpret_cast<const char*>(begin), bytes, bytes, words > 0 ? 1 : 0};
   }
 };
 
@@ -190,7 +190,7 @@ HWY_INLINE void detach(const float*& a, const float*& b) {
 }
 
 // One step of depth for kRows rows: rows 0 to 2 start at `top`, rows 3 to 5 at `bottom`.
-template <int kRows>
+template <typename Word, int kRows>
 HWY_INLINE void multiply_step(const float* HWY_RESTRICT top,
                               const float* HWY_RESTRICT bottom,
                               std::ptrdiff_t a_row,
@@ -203,14 +203,14 @@ HWY_INLINE void multiply_step(const float* HWY_RESTRICT top,
   pin(b1);
   for (int i = 0; i < kRows; ++i) {
     const V32 x = hn::Set(d, i < 3 ? top[i * a_row] : bottom[(i - 3) * a_row]);
-    acc[i][0] = hn::MulAdd(x, b0, acc[i][0]);
-    acc[i][1] = hn::MulAdd(x, b1, acc[i][1]);
+    acc[i][0] = Word::multiply_add(x, b0, acc[i][0]);
+    acc[i][1] = Word::multiply_add(x, b1, acc[i][1]);
   }
 }
 
 // kRows rows of the product. `factor`: one panel, for Start::rescale. `max`: one panel, raised to
 // the largest results per lane if kTrackMax.
-template <int kRows, Start kStart, bool kTrackMax>
+template <typename Word, int kRows, Start kStart, bool kTrackMax>
 HWY_INLINE void multiply_block(const Product& p,
                                std::ptrdiff_t row,
                                const float* HWY_RESTRICT factor,
@@ -234,7 +234,7 @@ HWY_INLINE void multiply_block(const Product& p,
   const std::ptrdiff_t b_depth = p.b_depth;
   for (std::ptrdiff_t t = p.depth; t > 0; --t) {
     detach(top, bottom);
-    multiply_step<kRows>(top, bottom, a_row, b, acc);
+    multiply_step<Word, kRows>(top, bottom, a_row, b, acc);
     top += a_depth;
     bottom += a_depth;
     b += b_depth;
@@ -249,7 +249,7 @@ HWY_INLINE void multiply_block(const Product& p,
   }
 }
 
-template <Start kStart, bool kTrackMax = false>
+template <Start kStart, bool kTrackMax = false, typename Word = Floats>
 HWY_NOINLINE void multiply(const Product& p,
                            const float* factor = nullptr,
                            float* max = nullptr,
@@ -258,15 +258,15 @@ HWY_NOINLINE void multiply(const Product& p,
   std::ptrdiff_t row = 0;
   for (std::ptrdiff_t i = 0; i < cut.sixes; ++i, row += 6) {
     prefetch.issue();
-    multiply_block<6, kStart, kTrackMax>(p, row, factor, max);
+    multiply_block<Word, 6, kStart, kTrackMax>(p, row, factor, max);
   }
   for (std::ptrdiff_t i = 0; i < cut.fours; ++i, row += 4) {
     prefetch.issue();
-    multiply_block<4, kStart, kTrackMax>(p, row, factor, max);
+    multiply_block<Word, 4, kStart, kTrackMax>(p, row, factor, max);
   }
-  if (cut.tail == 3) multiply_block<3, kStart, kTrackMax>(p, row, factor, max);
-  if (cut.tail == 2) multiply_block<2, kStart, kTrackMax>(p, row, factor, max);
-  if (cut.tail == 1) multiply_block<1, kStart, kTrackMax>(p, row, factor, max);
+  if (cut.tail == 3) multiply_block<Word, 3, kStart, kTrackMax>(p, row, factor, max);
+  if (cut.tail == 2) multiply_block<Word, 2, kStart, kTrackMax>(p, row, factor, max);
+  if (cut.tail == 1) multiply_block<Word, 1, kStart, kTrackMax>(p, row, factor, max);
 }
 
 }  // namespace saccade::cpu::HWY_NAMESPACE

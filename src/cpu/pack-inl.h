@@ -163,16 +163,36 @@ HWY_INLINE void store_group(VRowGroup v, std::ptrdiff_t row, StoreRow&& store_ro
 #endif
 }
 
-// Four dimensions of a group of lanes: load_row(row) gives four elements.
-template <typename LoadRow>
-HWY_INLINE void pack_group(LoadRow&& load_row,
-                           VRowGroup scale,
-                           std::ptrdiff_t width,
-                           float* HWY_RESTRICT panel) {
-  VRowGroup m[4];
-  for (std::ptrdiff_t i = 0; i < 4; ++i) m[i] = hn::Mul(scale, load_group(i, load_row));
-  transpose4x4(m);
-  for (std::ptrdiff_t i = 0; i < 4; ++i) hn::Store(m[i], RowGroup(), panel + i * width);
+// panel[i][lane] = change(element i of row `lane`); lanes without a row get change(0).
+// load4_of(row, i) gives elements [i, i + 4) of a row, change works on a whole group.
+template <typename Load4, typename Change>
+HWY_INLINE void transpose_rows(Load4&& load4_of,
+                               std::ptrdiff_t row_count,
+                               std::ptrdiff_t elements,
+                               Change&& change,
+                               std::ptrdiff_t width,
+                               float* HWY_RESTRICT panel) {
+  const auto transpose_group = [&](std::ptrdiff_t lane, std::ptrdiff_t i, auto&& load) HWY_ATTR {
+    VRowGroup m[4];
+    for (std::ptrdiff_t j = 0; j < 4; ++j) m[j] = change(load_group(lane + j, load));
+    transpose4x4(m);
+    for (std::ptrdiff_t j = 0; j < 4; ++j) {
+      hn::Store(m[j], RowGroup(), panel + (i + j) * width + lane);
+    }
+  };
+  for (std::ptrdiff_t lane = 0; lane < width; lane += kGroupRows) {
+    for (std::ptrdiff_t i = 0; i < elements; i += 4) {
+      const auto load = [&](std::ptrdiff_t row) HWY_ATTR { return load4_of(row, i); };
+      const auto load_or_0 = [&](std::ptrdiff_t row) HWY_ATTR {
+        return row < row_count ? load4_of(row, i) : hn::Zero(F32x4());
+      };
+      if (lane + kGroupRows <= row_count) {
+        transpose_group(lane, i, load);
+      } else {
+        transpose_group(lane, i, load_or_0);
+      }
+    }
+  }
 }
 
 // panel[d][lane] = factor * rows[lane][d]; lanes without a row become 0.
@@ -185,21 +205,44 @@ HWY_INLINE void rows_to_panel(const T* rows,
                               std::ptrdiff_t width,
                               float* HWY_RESTRICT panel) {
   const VRowGroup scale = hn::Set(RowGroup(), factor);
-  for (std::ptrdiff_t lane = 0; lane < width; lane += kGroupRows) {
-    const T* group = rows + lane * row_stride;
-    const std::ptrdiff_t count = row_count - lane;
-    for (std::ptrdiff_t d = 0; d < head_dim; d += 4) {
-      const auto load_row = [&](std::ptrdiff_t row)
-                                HWY_ATTR { return load4(group + row * row_stride + d); };
-      const auto load_row_or_0 = [&](std::ptrdiff_t row) HWY_ATTR {
-        return row < count ? load_row(row) : hn::Zero(F32x4());
-      };
-      if (count >= kGroupRows) {
-        pack_group(load_row, scale, width, panel + d * width + lane);
-      } else {
-        pack_group(load_row_or_0, scale, width, panel + d * width + lane);
-      }
-    }
+  const auto load = [&](std::ptrdiff_t row, std::ptrdiff_t d)
+                        HWY_ATTR { return load4(rows + row * row_stride + d); };
+  const auto times_factor = [&](VRowGroup v) HWY_ATTR { return hn::Mul(scale, v); };
+  transpose_rows(load, row_count, head_dim, times_factor, width, panel);
+}
+
+// panel[i][lane] = the bf16 pair (rows[lane][2 i], rows[lane][2 i + 1]), both with their signs
+// changed if `negate`; lanes without a row become 0.
+HWY_INLINE void rows_to_pair_panel(const bf16* rows,
+                                   std::ptrdiff_t row_stride,
+                                   std::ptrdiff_t row_count,
+                                   std::ptrdiff_t head_dim,
+                                   bool negate,
+                                   std::ptrdiff_t width,
+                                   float* HWY_RESTRICT panel) {
+  const hn::FixedTag<std::uint16_t, 8> d16;
+  const hn::RebindToUnsigned<RowGroup> d32;
+  const auto signs = hn::BitCast(RowGroup(), hn::Set(d32, negate ? 0x80008000u : 0u));
+  const auto load = [&](std::ptrdiff_t row, std::ptrdiff_t i) HWY_ATTR {
+    const bf16* from = rows + row * row_stride + 2 * i;
+    return hn::BitCast(F32x4(), hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(from)));
+  };
+  const auto change_signs = [&](VRowGroup v) HWY_ATTR { return hn::Xor(signs, v); };
+  transpose_rows(load, row_count, head_dim / 2, change_signs, width, panel);
+}
+
+// to[d] = the bf16 pair (even[d], odd[d]) for `count` elements, a multiple of four; a row that is
+// null counts as zeros.
+HWY_INLINE void zip_rows(const bf16* even, const bf16* odd, std::ptrdiff_t count, float* to) {
+  const hn::FixedTag<std::uint16_t, 4> d16;
+  const hn::FixedTag<std::uint32_t, 4> d32;
+  const auto load = [&](const bf16* row, std::ptrdiff_t i) HWY_ATTR {
+    if (row == nullptr) return hn::Zero(d32);
+    return hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(row + i)));
+  };
+  for (std::ptrdiff_t i = 0; i < count; i += 4) {
+    const auto pairs = hn::Or(load(even, i), hn::ShiftLeft<16>(load(odd, i)));
+    hn::StoreU(hn::BitCast(F32x4(), pairs), F32x4(), to + i);
   }
 }
 

@@ -1,3 +1,4 @@
+#include "cpu/targets.h"
 #include "support/attention.h"
 
 #include <saccade/info.h>
@@ -24,7 +25,9 @@ std::string wanted() {
 class InstructionSet : public testing::Environment {
  public:
   void SetUp() override {
-    const std::vector<std::string> available = cpu_targets();
+    std::vector<std::string> available = cpu_targets();
+    // Not an instruction set, and therefore never listed: see info.h.
+    if (std::ranges::count(available, "avx2") > 0) available.emplace_back("bf16_dot_emulated");
     if (!wanted().empty() && std::ranges::find(available, wanted()) == available.end()) {
       GTEST_SKIP() << "not run: this machine lacks " << wanted();
     }
@@ -38,10 +41,14 @@ class InstructionSet : public testing::Environment {
 TEST(CpuInstructionSetTest, TheWantedOneIsInUse) {
   if (wanted().empty()) GTEST_SKIP() << "SACCADE_CPU_TARGET is not set";
   const std::map<std::string, std::int64_t> targets{
-      {"avx512", HWY_AVX3}, {"avx2", HWY_AVX2}, {"sse4", HWY_SSE4}, {"neon", HWY_NEON}};
+      {"avx512bf16", HWY_AVX3}, {"avx512", HWY_AVX3}, {"avx2", HWY_AVX2},
+      {"sse4", HWY_SSE4},       {"neon", HWY_NEON},   {"bf16_dot_emulated", HWY_AVX2}};
   Random random(1);
   run_forward({.backend = Backend::cpu}, Problem({.q_len = 3, .k_len = 5}, DType::f32, random));
   EXPECT_EQ(hwy::SupportedTargets(), targets.at(wanted()));
+  EXPECT_EQ(cpu::bf16_dot(), wanted() == "avx512bf16"          ? cpu::Bf16Dot::native
+                             : wanted() == "bf16_dot_emulated" ? cpu::Bf16Dot::emulated
+                                                               : cpu::Bf16Dot::none);
 }
 
 }  // namespace

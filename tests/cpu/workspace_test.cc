@@ -75,7 +75,7 @@ TEST(CpuWorkspaceTest, PackingTakesWorkspace) {
     const Problem problem(shape, dtype, random);
     return attention_forward_workspace_size({.backend = Backend::cpu}, problem.inputs(), {});
   };
-  EXPECT_GE(bytes(DType::bf16), bytes(DType::f32) + 2 * 1000 * 64 * sizeof(float));
+  EXPECT_GE(bytes(DType::f16), bytes(DType::f32) + 2 * 1000 * 64 * sizeof(float));
 }
 
 // Bytes of workspace of every kernel, over a problem of `heads` heads of equal length. Sizes come
