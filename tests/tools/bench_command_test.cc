@@ -27,12 +27,16 @@ TEST(BenchCommand, WritesEveryMeasurement) {
   EXPECT_EQ(json["problem"]["block_q"], 64);
   EXPECT_EQ(json["results"][0]["length"], 300);
   EXPECT_GT(json["fma_peak_gflops"]["one_thread"], 0);
+  EXPECT_GT(json["read_bandwidth_gbytes_per_second"], 0);
   // For each head_dim: attention in two passes, dense and at two sparsities; routing; three kernels
   // of SLA in two passes.
   ASSERT_EQ(json["results"].size(), 2u * (2u * 3u + 1u + 3u * 2u));
   for (const auto& result : json["results"]) {
     EXPECT_EQ(result["seconds"].size(), 2u);
+    EXPECT_EQ(result["fma_rates"].size(), 2u);
     EXPECT_GT(result["gflops"], 0);
+    EXPECT_GT(result["share_of_peak"], 0);
+    EXPECT_GT(result["share_of_bandwidth"], 0);
     EXPECT_GT(result["speed_up"], 0);
   }
   const auto& dense = json["results"][0];

@@ -1,7 +1,7 @@
 #include "bench/attention_jobs.h"
-#include "bench/fma_peak.h"
 #include "bench/measurement.h"
 #include "bench/operands.h"
+#include "bench/roofs.h"
 #include "bench/sla_jobs.h"
 #include "commands.h"
 #include "machine.h"
@@ -37,9 +37,11 @@ struct BenchOptions {
   std::string json_path;
 };
 
-struct Peak {
-  double one_thread = 0;   // GFLOP/s
-  double all_threads = 0;  // GFLOP/s
+// Of all threads, unless said otherwise.
+struct Roofs {
+  double gflops_of_one_thread = 0;
+  double gflops = 0;
+  double gbytes_per_second = 0;
 };
 
 DType dtype_named(std::string_view name) {
@@ -49,19 +51,20 @@ DType dtype_named(std::string_view name) {
   return DType::f32;
 }
 
-Peak measure_peak(Executor& executor) {
-  return {.one_thread = measure_fma_peak(executor, 1),
-          .all_threads = measure_fma_peak(executor, executor.max_workers())};
+Roofs measure_roofs(Executor& executor) {
+  return {.gflops_of_one_thread = fma_peak(executor, 1),
+          .gflops = fma_peak(executor, executor.max_workers()),
+          .gbytes_per_second = read_bandwidth(executor, executor.max_workers())};
 }
 
-void print_conditions(const BenchOptions& options, const Context& context, const Peak& peak) {
+void print_conditions(const BenchOptions& options, const Context& context, const Roofs& roofs) {
   const int threads = context.executor->max_workers();
   fmt::print("saccade {} (commit {}) on {}\n", version(), commit(), cpu_model());
   fmt::print("backend {}, {}, {} threads, batch {}, {} heads, tiles {} x {}, medians of {}\n",
              name_of(resolve_backend(context)), options.dtype, threads, options.batch,
              options.heads, options.block_q, options.block_k, options.repeats);
-  fmt::print("f32 FMA peak: {:.1f} GFLOP/s on one thread, {:.1f} on {}\n\n", peak.one_thread,
-             peak.all_threads, threads);
+  fmt::print("f32 FMA peak: {:.1f} GFLOP/s on one thread, {:.1f} on {}; memory: {:.1f} GB/s\n\n",
+             roofs.gflops_of_one_thread, roofs.gflops, threads, roofs.gbytes_per_second);
 }
 
 std::vector<Measurement> measure_shape(const BenchOptions& options,
@@ -83,20 +86,25 @@ std::vector<Measurement> measure_shape(const BenchOptions& options,
   for (const double percent : options.sparsities) shares.push_back(percent / 100);
   std::vector<Job> jobs = attention_jobs(context, operands, shares);
   std::ranges::move(sla_jobs(context, operands), std::back_inserter(jobs));
-  return measure(length, head_dim, std::move(jobs), options.repeats, [&](int repeat) {
-    progress.show(fmt::format("{}: repeat {} of {}", shape, repeat + 1, options.repeats));
-  });
+  return measure(
+      length, head_dim, std::move(jobs), options.repeats,
+      [&] { return fma_rate(*context.executor, context.executor->max_workers()); },
+      [&](int repeat) {
+        progress.show(fmt::format("{}: repeat {} of {}", shape, repeat + 1, options.repeats));
+      });
 }
 
 nlohmann::ordered_json describe_run(const BenchOptions& options,
                                     const Context& context,
-                                    const Peak& peak,
+                                    const Roofs& roofs,
                                     const std::string& command_line) {
   nlohmann::ordered_json json = describe_machine();
   json["command"] = command_line;
   json["backend"] = name_of(resolve_backend(context));
   json["threads"] = context.executor->max_workers();
-  json["fma_peak_gflops"] = {{"one_thread", peak.one_thread}, {"all_threads", peak.all_threads}};
+  json["fma_peak_gflops"] = {{"one_thread", roofs.gflops_of_one_thread},
+                             {"all_threads", roofs.gflops}};
+  json["read_bandwidth_gbytes_per_second"] = roofs.gbytes_per_second;
   json["problem"] = {{"dtype", options.dtype},
                      {"batch", options.batch},
                      {"heads", options.heads},
@@ -113,15 +121,15 @@ void run_bench(const BenchOptions& options, const std::string& command_line) {
   if (options.threads > 0) pool = std::make_unique<ThreadPool>(options.threads);
   const Context context{.executor = pool ? pool.get() : &default_executor()};
 
-  const Peak peak = measure_peak(*context.executor);
-  nlohmann::ordered_json json = describe_run(options, context, peak, command_line);
-  print_conditions(options, context, peak);
+  const Roofs roofs = measure_roofs(*context.executor);
+  nlohmann::ordered_json json = describe_run(options, context, roofs, command_line);
+  print_conditions(options, context, roofs);
   print_heading();
   for (const std::int64_t length : options.lengths) {
     for (const int head_dim : options.head_dims) {
       for (const Measurement& measurement : measure_shape(options, context, length, head_dim)) {
-        print(measurement, peak.all_threads);
-        json["results"].push_back(to_json(measurement, peak.all_threads));
+        print(measurement, roofs.gbytes_per_second);
+        json["results"].push_back(to_json(measurement, roofs.gbytes_per_second));
       }
     }
   }

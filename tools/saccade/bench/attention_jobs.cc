@@ -79,6 +79,7 @@ std::vector<Job> attention_jobs(const Context& context,
            .pass = pass,
            .sparsity = variant->tiles ? std::optional(variant->tiles->sparsity()) : std::nullopt,
            .flops = 2 * products * active * operands.logits() * operands.head_dim,
+           .bytes = operands.bytes(pass == Pass::forward ? 4 : 8),
            .run = [variant, pass] {
              pass == Pass::forward ? variant->forward() : variant->backward();
            }});

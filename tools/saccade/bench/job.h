@@ -20,6 +20,7 @@ struct Job {
   Pass pass = Pass::forward;
   std::optional<double> sparsity;  // inactive share of the tiles; absent = no mask
   double flops = 0;                // that the call needs
+  double bytes = 0;                // of its inputs and outputs, each once
   std::function<void()> run;
 };
 

@@ -41,6 +41,14 @@ double Measurement::median_seconds() const {
   return median(seconds);
 }
 
+double Measurement::share_of_peak() const {
+  std::vector<double> shares;
+  for (std::size_t i = 0; i < seconds.size(); ++i) {
+    shares.push_back(1e-9 * job.flops / seconds[i] / fma_rates[i]);
+  }
+  return median(shares);
+}
+
 double Measurement::speed_up() const {
   return median(speed_ups);
 }
@@ -49,6 +57,7 @@ std::vector<Measurement> measure(std::int64_t length,
                                  int head_dim,
                                  std::vector<Job> jobs,
                                  int repeats,
+                                 const std::function<double()>& fma_rate,
                                  const std::function<void(int repeat)>& on_repeat) {
   std::vector<Measurement> measurements;
   std::vector<double> first_seconds;
@@ -58,48 +67,57 @@ std::vector<Measurement> measure(std::int64_t length,
   }
   for (int repeat = 0; repeat < repeats; ++repeat) {
     on_repeat(repeat);
+    double rate_before = fma_rate();
     for (std::size_t i = 0; i < measurements.size(); ++i) {
       Measurement& measurement = measurements[i];
       const std::size_t dense = dense_of(measurements, measurement.job);
       const double calls = std::ceil(0.5 * first_seconds[dense] / first_seconds[i]);
       const double seconds = seconds_of(measurement.job, static_cast<int>(calls));
+      const double rate_after = fma_rate();
       measurement.seconds.push_back(seconds);
+      measurement.fma_rates.push_back((rate_before + rate_after) / 2);
+      rate_before = rate_after;
       measurement.speed_ups.push_back(measurements[dense].seconds.back() / seconds);
     }
   }
   return measurements;
 }
 
-nlohmann::ordered_json to_json(const Measurement& measurement, double peak_gflops) {
+nlohmann::ordered_json to_json(const Measurement& measurement, double gbytes_per_second) {
   const Job& job = measurement.job;
-  nlohmann::ordered_json json = {{"length", measurement.length},
-                                 {"head_dim", measurement.head_dim},
-                                 {"kernel", job.kernel},
-                                 {"pass", name_of(job.pass)},
-                                 {"sparsity", nullptr},
-                                 {"median_seconds", measurement.median_seconds()},
-                                 {"gflops", measurement.gflops()},
-                                 {"share_of_peak", measurement.gflops() / peak_gflops},
-                                 {"speed_up", measurement.speed_up()},
-                                 {"efficiency", nullptr},
-                                 {"seconds", measurement.seconds}};
+  nlohmann::ordered_json json = {
+      {"length", measurement.length},
+      {"head_dim", measurement.head_dim},
+      {"kernel", job.kernel},
+      {"pass", name_of(job.pass)},
+      {"sparsity", nullptr},
+      {"median_seconds", measurement.median_seconds()},
+      {"gflops", measurement.gflops()},
+      {"share_of_peak", measurement.share_of_peak()},
+      {"share_of_bandwidth", measurement.share_of_bandwidth(gbytes_per_second)},
+      {"speed_up", measurement.speed_up()},
+      {"efficiency", nullptr},
+      {"seconds", measurement.seconds},
+      {"fma_rates", measurement.fma_rates}};
   if (job.sparsity) json["sparsity"] = *job.sparsity;
   if (is_masked_attention(job)) json["efficiency"] = measurement.efficiency();
   return json;
 }
 
 void print_heading() {
-  fmt::print("{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11}{:>10}{:>10}{:>10}{:>12}\n", "length", "head_dim",
-             "kernel", "pass", "sparsity", "ms", "GFLOP/s", "of peak", "speed-up", "efficiency");
+  fmt::print("{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11}{:>10}{:>10}{:>11}{:>10}{:>12}\n", "length",
+             "head_dim", "kernel", "pass", "sparsity", "ms", "GFLOP/s", "of peak", "of memory",
+             "speed-up", "efficiency");
 }
 
-void print(const Measurement& measurement, double peak_gflops) {
+void print(const Measurement& measurement, double gbytes_per_second) {
   const Job& job = measurement.job;
-  fmt::print("{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11.3f}{:>10.1f}{:>8.1f} %{:>10}{:>12}\n",
+  fmt::print("{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11.3f}{:>10.1f}{:>8.1f} %{:>9.1f} %{:>10}{:>12}\n",
              measurement.length, measurement.head_dim, job.kernel, name_of(job.pass),
              job.sparsity ? fmt::format("{:.1f} %", 100 * *job.sparsity) : "",
              1e3 * measurement.median_seconds(), measurement.gflops(),
-             100 * measurement.gflops() / peak_gflops,
+             100 * measurement.share_of_peak(),
+             100 * measurement.share_of_bandwidth(gbytes_per_second),
              fmt::format("{:.2f}x", measurement.speed_up()),
              is_masked_attention(job) ? fmt::format("{:.3f}", measurement.efficiency()) : "");
 }

@@ -40,6 +40,11 @@ double Operands::logits() const {
          static_cast<double>(grid.k_len);
 }
 
+double Operands::bytes(int tensors) const {
+  return static_cast<double>(tensors * q.view().element_count()) *
+         static_cast<double>(size_of(dtype));
+}
+
 TileMask random_tiles(const TileGrid& grid, double share) {
   std::mt19937 engine;
   const auto exact = share * static_cast<double>(grid.tiles());

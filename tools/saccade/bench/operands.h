@@ -18,6 +18,9 @@ struct Operands {
   // batch * heads * q_len * k_len
   double logits() const;
 
+  // Of as many tensors as these.
+  double bytes(int tensors) const;
+
   DType dtype;
   TileGrid grid;
   int head_dim;

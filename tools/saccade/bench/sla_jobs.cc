@@ -94,6 +94,7 @@ std::vector<Job> sla_jobs(const Context& context, const Operands& operands) {
   jobs.push_back({.kernel = "routing",
                   .pass = Pass::forward,
                   .flops = 2 * static_cast<double>(grid.tiles()) * head_dim,
+                  .bytes = operands.bytes(2),
                   .run = [sla] { sla->route(); }});
   for (const bool is_masked : {false, true}) {
     for (const Pass pass : {Pass::forward, Pass::backward}) {
@@ -103,6 +104,7 @@ std::vector<Job> sla_jobs(const Context& context, const Operands& operands) {
            .pass = pass,
            .sparsity = is_masked ? std::optional(sla->marginal.sparsity()) : std::nullopt,
            .flops = 2 * products * token_pairs * head_dim * head_dim,
+           .bytes = operands.bytes(pass == Pass::forward ? 4 : 8),
            .run = [sla, pass, is_masked] { sla->linear(pass, is_masked); }});
     }
   }
@@ -115,6 +117,7 @@ std::vector<Job> sla_jobs(const Context& context, const Operands& operands) {
                     .sparsity = sla->critical.sparsity(),
                     .flops = 2 * products * active * operands.logits() * head_dim +
                              2 * linear_products * token_pairs * head_dim * head_dim,
+                    .bytes = operands.bytes(pass == Pass::forward ? 5 : 10),
                     .run = [sla, pass] { sla->both_branches(pass); }});
   }
   return jobs;
