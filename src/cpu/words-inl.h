@@ -35,7 +35,16 @@ struct Floats {
   static constexpr std::ptrdiff_t kElements = 1;
   static constexpr int kExpDegree = 5;  // of the polynomial that gives weights
 
-  static HWY_INLINE V32 multiply_add(V32 a, V32 b, V32 c) { return hn::MulAdd(a, b, c); }
+  // As text on x86: left alone, GCC chooses forms of the instruction that overwrite a factor, and
+  // moves sums between registers and the stack in unrolled loops.
+  static HWY_INLINE V32 multiply_add(V32 a, V32 b, V32 c) {
+#if HWY_COMPILER_GCC && (HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3)
+    asm("vfmadd231ps %2, %1, %0" : "+v"(c.raw) : "v"(a.raw), "v"(b.raw));
+    return c;
+#else
+    return hn::MulAdd(a, b, c);
+#endif
+  }
 };
 
 #if SACCADE_BF16_PAIRS
