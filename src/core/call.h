@@ -26,33 +26,12 @@ struct Call {
         executor(executor_of(context)),
         workers(std::max(1, executor.max_workers())) {}
 
-  ForwardProblem problem(const AttentionInputs& inputs,
-                         const AttentionForwardOptions& options) const {
-    ForwardProblem problem = validate_forward(inputs, options);
+  auto problem(const auto& inputs, const auto& options) const {
+    auto problem = validate(inputs, options);
     require_support(problem);
-    problem.plan = backend.visit_plan(problem, options.order);
-    return problem;
-  }
-  BackwardProblem problem(const AttentionBackwardInputs& inputs,
-                          const AttentionBackwardOptions& options) const {
-    BackwardProblem problem = validate_backward(inputs, options);
-    require_support(problem);
-    return problem;
-  }
-  SelectProblem problem(const SelectTilesInputs& inputs, const SelectTilesOptions& options) const {
-    SelectProblem problem = validate_select(inputs, options);
-    require_support(problem);
-    return problem;
-  }
-  LinearForwardProblem problem(const LinearInputs& inputs, const LinearOptions& options) const {
-    LinearForwardProblem problem = validate_linear_forward(inputs, options);
-    require_support(problem);
-    return problem;
-  }
-  LinearBackwardProblem problem(const LinearBackwardInputs& inputs,
-                                const LinearOptions& options) const {
-    LinearBackwardProblem problem = validate_linear_backward(inputs, options);
-    require_support(problem);
+    if constexpr (requires { problem.plan; }) {
+      problem.plan = backend.visit_plan(problem, options.order);
+    }
     return problem;
   }
   void require_support(const auto& problem) const {

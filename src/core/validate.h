@@ -16,19 +16,16 @@
 namespace saccade {
 
 // Checked inputs and options, defaults resolved; `outputs` and `plan` stay empty.
-ForwardProblem validate_forward(const AttentionInputs& inputs,
-                                const AttentionForwardOptions& options);
-BackwardProblem validate_backward(const AttentionBackwardInputs& inputs,
-                                  const AttentionBackwardOptions& options);
+ForwardProblem validate(const AttentionInputs& inputs, const AttentionForwardOptions& options);
+BackwardProblem validate(const AttentionBackwardInputs& inputs,
+                         const AttentionBackwardOptions& options);
 
 // Checks the outputs against the problem and stores them in it.
 void attach_outputs(ForwardProblem& problem, const AttentionForwardOutputs& outputs);
 void attach_outputs(BackwardProblem& problem, const AttentionBackwardOutputs& outputs);
 
-LinearForwardProblem validate_linear_forward(const LinearInputs& inputs,
-                                             const LinearOptions& options);
-LinearBackwardProblem validate_linear_backward(const LinearBackwardInputs& inputs,
-                                               const LinearOptions& options);
+LinearForwardProblem validate(const LinearInputs& inputs, const LinearOptions& options);
+LinearBackwardProblem validate(const LinearBackwardInputs& inputs, const LinearOptions& options);
 // `name`: what the caller calls it.
 void attach_outputs(LinearForwardProblem& problem,
                     const TensorView& out,
@@ -48,7 +45,7 @@ void validate_update_mask(const UpdateMaskInputs& inputs,
 PoolProblem validate_pool(const PoolTilesInputs& inputs,
                           const PoolTilesOptions& options,
                           const TensorView& means);
-SelectProblem validate_select(const SelectTilesInputs& inputs, const SelectTilesOptions& options);
+SelectProblem validate(const SelectTilesInputs& inputs, const SelectTilesOptions& options);
 void attach_outputs(SelectProblem& problem, const TileClasses& classes);
 
 }  // namespace saccade

@@ -33,8 +33,7 @@ void require_statistics(std::string_view name,
 
 }  // namespace
 
-ForwardProblem validate_forward(const AttentionInputs& inputs,
-                                const AttentionForwardOptions& options) {
+ForwardProblem validate(const AttentionInputs& inputs, const AttentionForwardOptions& options) {
   auto problem = validate_common<ForwardProblem>(inputs, options);
   if (options.threshold) require_threshold(*options.threshold);
   name_of(options.order);  // throws unless it is one
@@ -68,8 +67,8 @@ void attach_outputs(ForwardProblem& problem, const AttentionForwardOutputs& outp
   problem.outputs = outputs;
 }
 
-BackwardProblem validate_backward(const AttentionBackwardInputs& inputs,
-                                  const AttentionBackwardOptions& options) {
+BackwardProblem validate(const AttentionBackwardInputs& inputs,
+                         const AttentionBackwardOptions& options) {
   auto problem = validate_common<BackwardProblem>(inputs, options);
   require_rows("out", inputs.out, problem);
   require_rows("dout", inputs.dout, problem);

@@ -56,8 +56,7 @@ Problem validate_common(const LinearInputs& inputs, const LinearOptions& options
 
 }  // namespace
 
-LinearForwardProblem validate_linear_forward(const LinearInputs& inputs,
-                                             const LinearOptions& options) {
+LinearForwardProblem validate(const LinearInputs& inputs, const LinearOptions& options) {
   return validate_common<LinearForwardProblem>(inputs, options);
 }
 
@@ -67,8 +66,7 @@ void attach_outputs(LinearForwardProblem& problem, const TensorView& out, std::s
   problem.out = out;
 }
 
-LinearBackwardProblem validate_linear_backward(const LinearBackwardInputs& inputs,
-                                               const LinearOptions& options) {
+LinearBackwardProblem validate(const LinearBackwardInputs& inputs, const LinearOptions& options) {
   auto problem = validate_common<LinearBackwardProblem>(inputs.forward, options);
   problem.adds_gradients = options.adds_gradients;
   require_rows("out", inputs.out, problem);

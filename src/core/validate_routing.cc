@@ -80,7 +80,7 @@ PoolProblem validate_pool(const PoolTilesInputs& inputs,
   return {.x = x, .lens = inputs.lens, .means = means, .block = options.block};
 }
 
-SelectProblem validate_select(const SelectTilesInputs& inputs, const SelectTilesOptions& options) {
+SelectProblem validate(const SelectTilesInputs& inputs, const SelectTilesOptions& options) {
   const TileGrid& grid = inputs.grid;
   validate(grid);
   const TensorView& q = inputs.q;

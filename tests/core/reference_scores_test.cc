@@ -22,7 +22,7 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kRounding = 2e-6;
 
 ForwardResult replay(const Problem& problem, int group_tiles) {
-  ForwardProblem checked = validate_forward(problem.inputs(), problem.forward_options());
+  ForwardProblem checked = validate(problem.inputs(), problem.forward_options());
   checked.plan = {.order = problem.order, .group_tiles = group_tiles};
   ForwardResult result(problem);
   attach_outputs(checked, result.outputs());
