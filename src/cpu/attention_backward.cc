@@ -42,9 +42,8 @@ std::int64_t keys_of(const BackwardProblem& problem, const ColumnOfTiles& column
 struct NextVisit {
   QueryBuffers query;
   bool is_last = false;
-  const float* k = nullptr;
-  const float* v = nullptr;
-  std::ptrdiff_t keys = 0;
+  PackedHead keys{};
+  std::ptrdiff_t key_count = 0;
 };
 
 // One column of tiles: all that its keys and values give and receive.
@@ -110,16 +109,19 @@ class BackwardColumn {
     const std::ptrdiff_t at = panel * panel_words;
     const std::ptrdiff_t dq_at = first * head_dim_;
     const std::ptrdiff_t key_blocks = BlockCut(keys_).blocks();
-    const std::ptrdiff_t next_words = next.keys * row_words_ / panels;
+    const auto next_rows = [&](const TokenRows& rows) {
+      return Region::of_words(rows.words, row_words_, rows.stride, next.key_count)
+          .part(panel, panels);
+    };
     multiply<Start::zero, false, Word>(
         keys_by_panel(column_.keys.k, query.q_panels + at, scratch_.s + first), nullptr, nullptr,
         Prefetch(key_blocks, Region::of(next.query.q_panels + at, panel_words),
-                 Region::of(next.k + panel * next_words, next_words)));
+                 next_rows(next.keys.k)));
     multiply<Start::zero, false, Word>(
         keys_by_panel(column_.keys.v, query.dout_panels + at, scratch_.dp + first), nullptr,
         nullptr,
         Prefetch(key_blocks, Region::of(next.query.dout_panels + at, panel_words),
-                 Region::of(next.v + panel * next_words, next_words)));
+                 next_rows(next.keys.v)));
     softmax_gradient(Word(), {.keys = keys_,
                               .queries = queries - first,
                               .lse = query.lse + first,
@@ -132,9 +134,9 @@ class BackwardColumn {
                               .ds = scratch_.dp + first / Word::kElements,
                               .ds_by_key = scratch_.ds_by_key});
     const bool is_float = Word::kElements == 1;
-    const Product dq = {.a = column_.keys.k_by_token,
+    const Product dq = {.a = column_.keys.k_by_token.words,
                         .a_row = 1,
-                        .a_depth = head_dim_,
+                        .a_depth = column_.keys.k_by_token.stride,
                         .b = is_float ? scratch_.dp + first : scratch_.ds_by_key,
                         .b_depth = is_float ? scratch_.stride : width_,
                         .c = query.dq_panels + dq_at,
@@ -157,9 +159,9 @@ class BackwardColumn {
   }
 
   // rows (K or V) times a panel of queries (or output gradients).
-  Product keys_by_panel(const float* rows, const float* panel, float* c) const {
-    return {.a = rows,
-            .a_row = row_words_,
+  Product keys_by_panel(const TokenRows& rows, const float* panel, float* c) const {
+    return {.a = rows.words,
+            .a_row = rows.stride,
             .a_depth = 1,
             .b = panel,
             .b_depth = width_,
@@ -283,9 +285,8 @@ void visit_column(const BackwardProblem& problem,
     const QueryBuffers query = buffers_of(row);
     const NextVisit next_row = {.query = buffers_of(is_last ? after.row : scratch.rows[entry + 1]),
                                 .is_last = is_last,
-                                .k = after.column.keys.k,
-                                .v = after.column.keys.v,
-                                .keys = is_last ? after.keys : 0};
+                                .keys = after.column.keys,
+                                .key_count = is_last ? after.keys : 0};
     std::uint8_t& touched = buffers.touched(slot.index)[row];
     for (std::int64_t first = 0; first < tile.queries; first += scratch.chunk) {
       const std::int64_t end = first + scratch.chunk;

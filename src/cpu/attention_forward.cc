@@ -131,8 +131,7 @@ class ForwardRow {
  private:
   // Keys and values of a tile, or of tiles that are neighbours in memory and in the list.
   struct Run {
-    const float* k = nullptr;
-    const float* v = nullptr;
+    TokenRows k, v;
     std::ptrdiff_t keys = 0;
     std::int64_t tiles = 1;
     bool descends = false;  // the list goes backwards in memory
@@ -157,7 +156,7 @@ class ForwardRow {
     std::int64_t count = 1;
     while (count < room && tiles[count] == tiles[count - 1] + step) ++count;
     const std::int64_t first = std::min(tiles[0], tiles[count - 1]) * block_k;
-    const PackedHead keys = row.keys.from(first * row_words_);
+    const PackedHead keys = row.keys.from(first);
     return {keys.k, keys.v, std::min(count * block_k, problem_.valid_keys(row.batch) - first),
             count, descends};
   }
@@ -219,7 +218,9 @@ class ForwardRow {
   // is fetched and, if this one is the last of the row, what the end of this row and the beginning
   // of the next one touch.
   void visit(std::int64_t entry, const Run& run, const Run& next, bool is_first, bool is_last) {
-    const std::ptrdiff_t slice = next.keys * row_words_ / panels_;
+    const Region next_k = Region::of_words(next.k.words, row_words_, next.k.stride, next.keys);
+    const Region next_v =
+        Region::of_words(next.v.words, head_dim_, next.v.stride, words_of_keys(next.keys));
     V32 highest[kMostTiles], poison[kMostTiles];
     for (std::int64_t i = 0; i < kMostTiles; ++i) {
       highest[i] = hn::Set(F32(), -kInfinity);
@@ -227,11 +228,11 @@ class ForwardRow {
     }
     for (std::ptrdiff_t panel = 0; panel < panels_; ++panel) {
       const Region out_rows = is_last ? panel_region(problem_.outputs.out, row_, panel) : Region();
-      multiply_by_keys(panel, run, Region::of(next.k + panel * slice, slice), out_rows);
+      multiply_by_keys(panel, run, next_k.part(panel, panels_), out_rows);
       const bool grew = softmax(panel, run, is_first, highest, poison);
-      const Product o = {.a = run.v,
+      const Product o = {.a = run.v.words,
                          .a_row = 1,
-                         .a_depth = head_dim_,
+                         .a_depth = run.v.stride,
                          .b = scratch_.weights,
                          .b_depth = width_,
                          .c = scratch_.out + panel * width_ * head_dim_,
@@ -239,7 +240,7 @@ class ForwardRow {
                          .rows = head_dim_,
                          .depth = words_of_keys(run.keys)};
       const Prefetch prefetch(
-          BlockCut(head_dim_).blocks(), Region::of(next.v + panel * slice, slice),
+          BlockCut(head_dim_).blocks(), next_v.part(panel, panels_),
           is_last && next_row_ ? panel_region(problem_.q, *next_row_, panel) : Region());
       if (is_first) {
         multiply<Start::zero, false, Word>(o, nullptr, nullptr, prefetch);
@@ -265,8 +266,8 @@ class ForwardRow {
       const std::ptrdiff_t first = i * block_k;
       const std::ptrdiff_t keys = std::min(block_k, run.keys - first);
       std::fill_n(scratch_.tile_max + i * width_, width_, -kInfinity);
-      const Product s = {.a = run.k + first * row_words_,
-                         .a_row = row_words_,
+      const Product s = {.a = run.k.words + first * run.k.stride,
+                         .a_row = run.k.stride,
                          .a_depth = 1,
                          .b = scratch_.q + panel * width_ * row_words_,
                          .b_depth = width_,

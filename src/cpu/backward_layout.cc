@@ -96,10 +96,8 @@ QueryBuffers HeadBuffers::query(const BackwardProblem& problem,
 ColumnOfTiles HeadBuffers::column(const BackwardProblem& problem,
                                   const Slot& slot,
                                   std::int64_t k_tile) const {
-  const std::int64_t words =
-      k_tile * problem.grid.block_k * problem.head_dim / elements_per_word(layout->words_);
   return {slot.key_head / problem.k_heads, slot.key_head % problem.k_heads, k_tile,
-          keys.from(words)};
+          keys.from(k_tile * problem.grid.block_k)};
 }
 
 BackwardLayout::BackwardLayout(Arena& arena,

@@ -73,6 +73,15 @@ struct Region {
     return {row + begin * row_stride, row_bytes, row_stride, count};
   }
 
+  // Rows of words, `stride` words apart.
+  static Region of_words(const float* begin,
+                         std::ptrdiff_t row_words,
+                         std::ptrdiff_t stride,
+                         std::ptrdiff_t rows) {
+    constexpr std::ptrdiff_t kSize = sizeof(float);
+    return {reinterpret_cast<const char*>(begin), row_words * kSize, stride * kSize, rows};
+  }
+
   static Region of(const float* begin, std::ptrdiff_t words) {
     const std::ptrdiff_t bytes = words * static_cast<std::ptrdiff_t>(sizeof(float));
     return {reinterpret_cast<const char*>(begin), bytes, bytes, words > 0 ? 1 : 0};

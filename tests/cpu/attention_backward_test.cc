@@ -73,6 +73,30 @@ TEST(CpuBackwardTest, AgreesWithTheReferenceOnLongRowsAndColumns) {
 }
 
 // More key heads than one pass over the heads takes.
+// Keys and values whose rows are a power of two apart and are visited so often, or just not so
+// often, that copies with gaps pay. Both passes.
+TEST(CpuBackwardTest, KeysThatManyQueriesVisitAgreeWithTheReference) {
+  Random random(5);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const std::int64_t head_dim : {128, 256}) {
+      for (const double share : {1.0, 0.7}) {
+        const ProblemShape shape{.q_heads = 2,
+                                 .k_heads = 1,
+                                 .q_len = 64 * 9 + 3,
+                                 .k_len = 139,
+                                 .head_dim = head_dim,
+                                 .block_q = 64};
+        Problem problem(shape, dtype, random);
+        if (share < 1) problem.tiles = random_mask(shape.grid(), share, random);
+        SCOPED_TRACE(problem.describe());
+        const ForwardResult forward = run_forward(kCpu, problem);
+        expect_close(problem, forward, reference_forward(problem));
+        expect_close_to_reference(problem, forward, run_backward(kCpu, problem, forward));
+      }
+    }
+  }
+}
+
 TEST(CpuBackwardTest, AgreesWithTheReferenceOnManyHeads) {
   Random random(5);
   const ProblemShape shape{
