@@ -52,9 +52,9 @@ class Stage:
     steps: int
 
 
-# Shapes are learnt from many single frames, motion from few clips. Each of the last two groups was
-# added when the one before it had ended, so that the learning rate of the weights in demo_model had
-# decayed three times.
+# Shapes are learnt from many single frames, motion from few clips. Each group but the first was added
+# when the one before it had ended, so that the learning rate of the weights in demo_model had decayed
+# four times.
 STAGES = (
     Stage(frames=1, size=32, batch=64, steps=2700),
     Stage(frames=4, size=32, batch=16, steps=300),
@@ -65,6 +65,9 @@ STAGES = (
     Stage(frames=16, size=64, batch=1, steps=200),  # 0.112
     Stage(frames=4, size=64, batch=4, steps=450),
     Stage(frames=16, size=64, batch=1, steps=250),  # 0.098
+    Stage(frames=1, size=64, batch=16, steps=700),  # 0.120: another scale of noise; rings get holes
+    Stage(frames=4, size=64, batch=4, steps=750),
+    Stage(frames=16, size=64, batch=1, steps=260),  # 0.100
 )
 PEAK_LEARNING_RATE = 1e-3
 WARM_UP_STEPS = 150
