@@ -52,9 +52,9 @@ class Stage:
     steps: int
 
 
-# Shapes are learnt from many single frames, motion from few clips. Each group but the first was added
-# when the one before it had ended, so that the learning rate of the weights in demo_model had decayed
-# four times.
+# Shapes are learnt from many single frames, motion from few clips. Each group but the first was
+# added when the one before it had ended, so that the learning rate of the weights in demo_model had
+# decayed four times.
 STAGES = (
     Stage(frames=1, size=32, batch=64, steps=2700),
     Stage(frames=4, size=32, batch=16, steps=300),

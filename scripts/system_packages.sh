@@ -24,10 +24,18 @@ if ! command -v dpkg-query >/dev/null; then
   exit 0
 fi
 
+# A package may be there for several architectures; one without a name of its own is meant for this
+# machine.
+is_installed() {
+  local architecture=${1#*:}
+  [[ $1 == *:* ]] || architecture=$(dpkg --print-architecture)
+  dpkg-query --show --showformat='${Architecture} ${db:Status-Status}\n' "$1" 2>/dev/null |
+    grep --quiet --line-regexp --extended-regexp "($architecture|all) installed"
+}
+
 missing=()
 for package in "${packages[@]}"; do
-  status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
-  [[ $status == installed ]] || missing+=("$package")
+  is_installed "$package" || missing+=("$package")
 done
 ((${#missing[@]} > 0)) || exit 0
 
