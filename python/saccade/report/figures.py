@@ -144,7 +144,7 @@ def _add_points(
                   "dash": "solid" if is_shortest else "dot"},
             marker={"size": 9},
             text=[f"{row.threshold:g}" if is_labelled else "" for row in group],
-            textposition="top right", customdata=[row.label for row in group],
+            textposition="top right", cliponaxis=False, customdata=[row.label for row in group],
             hovertemplate="%{customdata}: %{y:.1f} dB at " + x_format,
         )  # fmt: skip
 
