@@ -187,18 +187,12 @@ class ForwardRow {
   void load_panel(std::ptrdiff_t first) {
     const float scale = static_cast<float>(problem_.scale * std::numbers::log2e);
     const std::ptrdiff_t stride = problem_.q.strides[2];
-    float* panel = scratch_.q + first * row_words_;
-    if constexpr (Word::kElements == 2) {
-      rows_to_pair_panel(
-          row_of<const bf16>(problem_.q, row_.batch, row_.head, first_query_ + first), stride,
-          queries_ - first, head_dim_, scale < 0, width_, panel);
-    } else {
-      with_element(problem_.q.dtype, [&](auto* element) HWY_ATTR {
-        using T = std::remove_pointer_t<decltype(element)>;
-        rows_to_panel(row_of<T>(problem_.q, row_.batch, row_.head, first_query_ + first), stride,
-                      queries_ - first, head_dim_, scale, width_, panel);
-      });
-    }
+    with_element_of<Word>(problem_.q.dtype, [&](auto* element) HWY_ATTR {
+      using T = std::remove_pointer_t<decltype(element)>;
+      rows_to_word_panel<Word>(row_of<T>(problem_.q, row_.batch, row_.head, first_query_ + first),
+                               stride, queries_ - first, head_dim_, scale, width_,
+                               scratch_.q + first * row_words_);
+    });
   }
 
   void load_references() {
@@ -499,7 +493,7 @@ void walk_unit(const ForwardProblem& problem,
                std::int64_t unit,
                int worker) {
   const std::int64_t first = unit * layout.pieces_per_unit;
-  with_words(layout.words, [&](auto word) HWY_ATTR {
+  with_words(words_of(problem), [&](auto word) HWY_ATTR {
     for (std::int64_t i = 0; i < layout.pieces_per_unit; ++i, ++row.piece) {
       const ForwardScratch scratch = layout.piece_scratch(problem, worker, first + i);
       ForwardRow<decltype(word)> forward(problem, row, next, scratch, layout.pieces);
@@ -516,7 +510,7 @@ void join_pieces(const ForwardProblem& problem,
                  std::int64_t first,
                  int worker) {
   const ForwardScratch scratch = layout.worker_scratch(problem, worker);
-  with_words(layout.words, [&](auto word) HWY_ATTR {
+  with_words(words_of(problem), [&](auto word) HWY_ATTR {
     ForwardRow<decltype(word)> forward(problem, row, nullptr, scratch, layout.pieces);
     forward.list_tiles();
     bool is_first = true;

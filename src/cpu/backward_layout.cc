@@ -51,8 +51,9 @@ bool has_active_tile(const AttentionProblem& problem, std::int64_t head, std::in
 }
 
 QueryBuffers QueryBuffers::from(const BackwardProblem& problem, std::int64_t query) const {
-  const std::int64_t panel_words = query * problem.head_dim / elements_per_word(words);
-  const std::int64_t strip_words = query * width / elements_per_word(words);
+  const std::int64_t elements = elements_per_word(words_of(problem));
+  const std::int64_t panel_words = query * problem.head_dim / elements;
+  const std::int64_t strip_words = query * width / elements;
   return {.q_panels = q_panels + panel_words,
           .dout_panels = dout_panels + panel_words,
           .q_strips = q_strips + strip_words,
@@ -60,8 +61,7 @@ QueryBuffers QueryBuffers::from(const BackwardProblem& problem, std::int64_t que
           .lse = lse + query,
           .delta = delta + query,
           .dq_panels = dq_panels + query * problem.head_dim,
-          .width = width,
-          .words = words};
+          .width = width};
 }
 
 QueryBuffers HeadBuffers::query(const BackwardProblem& problem,
@@ -70,7 +70,7 @@ QueryBuffers HeadBuffers::query(const BackwardProblem& problem,
                                 int slot) const {
   const std::int64_t first = q_tile * problem.grid.block_q;
   const std::int64_t queries = layout->padded_queries_;
-  const std::int64_t elements = elements_per_word(layout->words_);
+  const std::int64_t elements = elements_per_word(words_of(problem));
   const std::int64_t panels = first * problem.head_dim / elements;
   const std::int64_t strips = first * layout->padded_head_dim_ / elements;
   const std::int64_t panel_words = queries * problem.head_dim / elements;
@@ -89,7 +89,6 @@ QueryBuffers HeadBuffers::query(const BackwardProblem& problem,
                       (slot * group + head_of_group) * layout->dq_floats_ +
                       first * problem.head_dim;
   buffers.width = layout->width_;
-  buffers.words = layout->words_;
   return buffers;
 }
 
@@ -104,7 +103,8 @@ BackwardLayout::BackwardLayout(Arena& arena,
                                const BackwardProblem& problem,
                                int workers,
                                std::ptrdiff_t width)
-    : packing(problem, Pass::backward), words_(words_of(problem)), width_(width) {
+    : packing(problem, Pass::backward), width_(width) {
+  const Words words = words_of(problem);
   const TileGrid& grid = problem.grid;
   const std::int64_t key_heads = grid.batch * problem.k_heads;
   const std::int64_t queries_per_key = problem.heads_per_key_head();
@@ -114,7 +114,7 @@ BackwardLayout::BackwardLayout(Arena& arena,
   padded_queries_ = grid.q_tiles() * grid.block_q;
   padded_head_dim_ = round_up(problem.head_dim, width);
   query_floats_ =
-      padded_queries_ * (2 * (problem.head_dim + padded_head_dim_) / elements_per_word(words_) + 2);
+      padded_queries_ * (2 * (problem.head_dim + padded_head_dim_) / elements_per_word(words) + 2);
   dq_floats_ = padded_queries_ * problem.head_dim;
   head_floats_ = queries_per_key * (query_floats_ + slots_ * dq_floats_);
   const std::int64_t head_bytes =
@@ -133,7 +133,7 @@ BackwardLayout::BackwardLayout(Arena& arena,
   chunk_ = std::min<std::int64_t>(grid.block_q, chunk_for(problem.head_dim));
   s_floats_ =
       std::max<std::int64_t>(grid.block_k * (chunk_ + kRowPadding), problem.head_dim * width);
-  ds_words_ = words_ == Words::floats ? 0 : grid.block_k / 2 * width;
+  ds_words_ = words == Words::floats ? 0 : grid.block_k / 2 * width;
   worker_floats_ = 2 * s_floats_ + ds_words_ + 2 * grid.block_k * padded_head_dim_;
   scratch_ = arena.take<float>(workers * worker_floats_);
   rows_ = arena.take<std::int32_t>(workers * queries_per_key * grid.q_tiles());

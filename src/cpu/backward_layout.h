@@ -34,7 +34,6 @@ struct QueryBuffers {
   float* delta;
   float* dq_panels;  // of one slot, without the scale
   std::ptrdiff_t width;
-  Words words;
 
   // The same from a later query of the row of tiles on; a whole number of panels later.
   QueryBuffers from(const BackwardProblem& problem, std::int64_t query) const;
@@ -112,7 +111,6 @@ class BackwardLayout {
                     std::int32_t* slot_of_column,
                     Slot* head_slots) const;
 
-  Words words_;
   std::ptrdiff_t width_;
   int slots_;
   std::int64_t padded_queries_;   // of one query head

@@ -45,22 +45,6 @@ inline float plain_nan(float value) {
   return std::isnan(value) ? std::numeric_limits<float>::quiet_NaN() : value;
 }
 
-// Rows -> a panel of words. Floats are multiplied by `factor`; of pairs only its sign counts.
-template <typename Word, typename T>
-HWY_INLINE void rows_to_word_panel(const T* rows,
-                                   std::ptrdiff_t row_stride,
-                                   std::ptrdiff_t row_count,
-                                   std::ptrdiff_t head_dim,
-                                   float factor,
-                                   std::ptrdiff_t width,
-                                   float* panel) {
-  if constexpr (Word::kElements == 1) {
-    rows_to_panel(rows, row_stride, row_count, head_dim, factor, width, panel);
-  } else {
-    rows_to_pair_panel(rows, row_stride, row_count, head_dim, factor < 0, width, panel);
-  }
-}
-
 // delta = rowsum(dout * out) - dlse for the queries of one panel.
 // The sum runs over head_dim in the order of the product that gives dP. A query that attends to one
 // key has out == v, so dP - delta is exactly zero for it, as it should be.
@@ -181,16 +165,12 @@ void prepare_queries(const BackwardProblem& problem,
                      const QueryBuffers& to,
                      float* out_panel) {
   const QueryTile tile(problem, head_of_batch, q_tile);
-  with_words(to.words, [&](auto word) HWY_ATTR {
+  with_words(words_of(problem), [&](auto word) HWY_ATTR {
     using Word = decltype(word);
-    if constexpr (Word::kElements == 2) {
-      prepare_query_tile<Word, bf16>(problem, tile, to, out_panel);
-    } else {
-      with_element(problem.q.dtype, [&](auto* element) HWY_ATTR {
-        using T = std::remove_pointer_t<decltype(element)>;
-        prepare_query_tile<Word, T>(problem, tile, to, out_panel);
-      });
-    }
+    with_element_of<Word>(problem.q.dtype, [&](auto* element) HWY_ATTR {
+      using T = std::remove_pointer_t<decltype(element)>;
+      prepare_query_tile<Word, T>(problem, tile, to, out_panel);
+    });
   });
 }
 

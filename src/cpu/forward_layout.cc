@@ -59,10 +59,7 @@ ForwardLayout::ForwardLayout(Arena& arena,
                              const ForwardProblem& problem,
                              int workers,
                              std::ptrdiff_t width)
-    : words(words_of(problem)),
-      packing(problem, Pass::forward),
-      pieces(pieces_of_a_row(problem)),
-      width_(width) {
+    : packing(problem, Pass::forward), pieces(pieces_of_a_row(problem)), width_(width) {
   const bool decides = problem.outputs.marks || problem.outputs.scores;
   pieces_per_unit = decides && !problem.ref ? pieces : 1;
   const std::int64_t key_heads = problem.grid.batch * problem.k_heads;

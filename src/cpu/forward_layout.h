@@ -63,7 +63,6 @@ class ForwardLayout {
   // unit lie one after the other, and so do those of a row.
   ForwardScratch piece_scratch(const ForwardProblem& problem, int worker, std::int64_t piece) const;
 
-  Words words;
   KeyValuePacking packing;
   std::int64_t group;  // key heads at a time
 

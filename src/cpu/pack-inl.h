@@ -231,6 +231,22 @@ HWY_INLINE void rows_to_pair_panel(const bf16* rows,
   transpose_rows(load, row_count, head_dim / 2, change_signs, width, panel);
 }
 
+// Rows -> a panel of words. Floats are multiplied by `factor`; of pairs only its sign counts.
+template <typename Word, typename T>
+HWY_INLINE void rows_to_word_panel(const T* rows,
+                                   std::ptrdiff_t row_stride,
+                                   std::ptrdiff_t row_count,
+                                   std::ptrdiff_t head_dim,
+                                   float factor,
+                                   std::ptrdiff_t width,
+                                   float* panel) {
+  if constexpr (Word::kElements == 1) {
+    rows_to_panel(rows, row_stride, row_count, head_dim, factor, width, panel);
+  } else {
+    rows_to_pair_panel(rows, row_stride, row_count, head_dim, factor < 0, width, panel);
+  }
+}
+
 // to[d] = the bf16 pair (even[d], odd[d]) for `count` elements, a multiple of four; a row that is
 // null counts as zeros.
 HWY_INLINE void zip_rows(const bf16* even, const bf16* odd, std::ptrdiff_t count, float* to) {

@@ -6,6 +6,7 @@
 #define SACCADE_CPU_WORDS_INL_H_
 #endif
 
+#include "cpu/element.h"
 #include "cpu/words.h"
 
 #include <hwy/highway.h>
@@ -109,6 +110,16 @@ HWY_INLINE void with_words(Words words, F&& f) {
 #endif
   (void)words;
   f(Floats());
+}
+
+// Calls f with a null pointer of the element type of tensors that become words of this kind.
+template <typename Word, typename F>
+HWY_INLINE void with_element_of(DType dtype, F&& f) {
+  if constexpr (Word::kElements == 2) {
+    f(static_cast<bf16*>(nullptr));
+  } else {
+    with_element(dtype, f);
+  }
 }
 
 }  // namespace saccade::cpu::HWY_NAMESPACE

@@ -34,6 +34,7 @@ struct BenchOptions {
   int block_k = 64;
   int threads = 0;  // 0 = the library's default
   int repeats = 5;
+  std::string statistic = "median";
   std::string json_path;
 };
 
@@ -51,6 +52,10 @@ DType dtype_named(std::string_view name) {
   return DType::f32;
 }
 
+Statistic statistic_named(std::string_view name) {
+  return name == "fastest" ? Statistic::fastest : Statistic::median;
+}
+
 Roofs measure_roofs(Executor& executor) {
   return {.gflops_of_one_thread = fma_peak(executor, 1),
           .gflops = fma_peak(executor, executor.max_workers()),
@@ -60,9 +65,9 @@ Roofs measure_roofs(Executor& executor) {
 void print_conditions(const BenchOptions& options, const Context& context, const Roofs& roofs) {
   const int threads = context.executor->max_workers();
   fmt::print("saccade {} (commit {}) on {}\n", version(), commit(), cpu_model());
-  fmt::print("backend {}, {}, {} threads, batch {}, {} heads, tiles {} x {}, medians of {}\n",
+  fmt::print("backend {}, {}, {} threads, batch {}, {} heads, tiles {} x {}, {} of {}\n",
              name_of(resolve_backend(context)), options.dtype, threads, options.batch,
-             options.heads, options.block_q, options.block_k, options.repeats);
+             options.heads, options.block_q, options.block_k, options.statistic, options.repeats);
   fmt::print("f32 FMA peak: {:.1f} GFLOP/s on one thread, {:.1f} on {}; memory: {:.1f} GB/s\n\n",
              roofs.gflops_of_one_thread, roofs.gflops, threads, roofs.gbytes_per_second);
 }
@@ -87,7 +92,7 @@ std::vector<Measurement> measure_shape(const BenchOptions& options,
   std::vector<Job> jobs = attention_jobs(context, operands, shares);
   std::ranges::move(sla_jobs(context, operands), std::back_inserter(jobs));
   return measure(
-      length, head_dim, std::move(jobs), options.repeats,
+      length, head_dim, std::move(jobs), options.repeats, statistic_named(options.statistic),
       [&] { return fma_rate(*context.executor, context.executor->max_workers()); },
       [&](int repeat) {
         progress.show(fmt::format("{}: repeat {} of {}", shape, repeat + 1, options.repeats));
@@ -104,6 +109,8 @@ nlohmann::ordered_json describe_run(const BenchOptions& options,
   json["threads"] = context.executor->max_workers();
   json["fma_peak_gflops"] = {{"one_thread", roofs.gflops_of_one_thread},
                              {"all_threads", roofs.gflops}};
+  json["statistic"] = options.statistic;
+  json["repeats"] = options.repeats;
   json["read_bandwidth_gbytes_per_second"] = roofs.gbytes_per_second;
   json["problem"] = {{"dtype", options.dtype},
                      {"batch", options.batch},
@@ -156,6 +163,8 @@ void add_bench_command(CLI::App& app, Invocation& invocation) {
   add("--block-q", options->block_q, "Queries of a tile")->check(CLI::IsMember({64, 128}));
   add("--block-k", options->block_k, "Keys of a tile")->check(CLI::IsMember({64, 128}));
   add("--repeats", options->repeats, "Timings of each call")->check(count);
+  add("--statistic", options->statistic, "Which timing counts")
+      ->check(CLI::IsMember({"median", "fastest"}));
   command->add_option("--threads", options->threads, "Threads (default: as `saccade info` says)")
       ->check(count);
   command->add_option("--json", options->json_path, "Write the results to this file too");

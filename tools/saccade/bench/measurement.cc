@@ -37,11 +37,12 @@ bool is_masked_attention(const Job& job) {
 
 }  // namespace
 
-double Measurement::median_seconds() const {
-  return median(seconds);
+double Measurement::typical_seconds() const {
+  return statistic == Statistic::fastest ? std::ranges::min(seconds) : median(seconds);
 }
 
 double Measurement::share_of_peak() const {
+  if (statistic == Statistic::fastest) return gflops() / std::ranges::max(fma_rates);
   std::vector<double> shares;
   for (std::size_t i = 0; i < seconds.size(); ++i) {
     shares.push_back(1e-9 * job.flops / seconds[i] / fma_rates[i]);
@@ -50,6 +51,11 @@ double Measurement::share_of_peak() const {
 }
 
 double Measurement::speed_up() const {
+  if (statistic == Statistic::fastest) return std::ranges::min(dense_seconds) / typical_seconds();
+  std::vector<double> speed_ups;
+  for (std::size_t i = 0; i < seconds.size(); ++i) {
+    speed_ups.push_back(dense_seconds[i] / seconds[i]);
+  }
   return median(speed_ups);
 }
 
@@ -57,13 +63,15 @@ std::vector<Measurement> measure(std::int64_t length,
                                  int head_dim,
                                  std::vector<Job> jobs,
                                  int repeats,
+                                 Statistic statistic,
                                  const std::function<double()>& fma_rate,
                                  const std::function<void(int repeat)>& on_repeat) {
   std::vector<Measurement> measurements;
   std::vector<double> first_seconds;
   for (Job& job : jobs) {
     first_seconds.push_back(seconds_of(job, 1));
-    measurements.push_back({.length = length, .head_dim = head_dim, .job = std::move(job)});
+    measurements.push_back(
+        {.length = length, .head_dim = head_dim, .job = std::move(job), .statistic = statistic});
   }
   for (int repeat = 0; repeat < repeats; ++repeat) {
     on_repeat(repeat);
@@ -71,13 +79,15 @@ std::vector<Measurement> measure(std::int64_t length,
     for (std::size_t i = 0; i < measurements.size(); ++i) {
       Measurement& measurement = measurements[i];
       const std::size_t dense = dense_of(measurements, measurement.job);
-      const double calls = std::ceil(0.5 * first_seconds[dense] / first_seconds[i]);
+      const double calls = statistic == Statistic::fastest
+                               ? 1
+                               : std::ceil(0.5 * first_seconds[dense] / first_seconds[i]);
       const double seconds = seconds_of(measurement.job, static_cast<int>(calls));
       const double rate_after = fma_rate();
       measurement.seconds.push_back(seconds);
       measurement.fma_rates.push_back((rate_before + rate_after) / 2);
       rate_before = rate_after;
-      measurement.speed_ups.push_back(measurements[dense].seconds.back() / seconds);
+      measurement.dense_seconds.push_back(measurements[dense].seconds.back());
     }
   }
   return measurements;
@@ -91,7 +101,7 @@ nlohmann::ordered_json to_json(const Measurement& measurement, double gbytes_per
       {"kernel", job.kernel},
       {"pass", name_of(job.pass)},
       {"sparsity", nullptr},
-      {"median_seconds", measurement.median_seconds()},
+      {"typical_seconds", measurement.typical_seconds()},
       {"gflops", measurement.gflops()},
       {"share_of_peak", measurement.share_of_peak()},
       {"share_of_bandwidth", measurement.share_of_bandwidth(gbytes_per_second)},
@@ -115,7 +125,7 @@ void print(const Measurement& measurement, double gbytes_per_second) {
   fmt::print("{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11.3f}{:>10.1f}{:>8.1f} %{:>9.1f} %{:>10}{:>12}\n",
              measurement.length, measurement.head_dim, job.kernel, name_of(job.pass),
              job.sparsity ? fmt::format("{:.1f} %", 100 * *job.sparsity) : "",
-             1e3 * measurement.median_seconds(), measurement.gflops(),
+             1e3 * measurement.typical_seconds(), measurement.gflops(),
              100 * measurement.share_of_peak(),
              100 * measurement.share_of_bandwidth(gbytes_per_second),
              fmt::format("{:.2f}x", measurement.speed_up()),
