@@ -6,11 +6,12 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 // LiteAttention (arXiv 2511.11062): tiles found negligible at one denoising step are skipped at all
-// later ones. Its whole state is one TileMask for each attention layer and guidance branch, full at
-// the start of a generation.
+// later ones. Its state is a TileMask for each attention layer and guidance branch, full at the
+// start of a generation; rules beyond the paper's add a few numbers for each row.
 
 namespace saccade::lite {
 
@@ -35,7 +36,7 @@ struct Schedule {
 // What a schedule says about one step.
 struct StepPlan {
   bool is_dense = false;
-  double threshold = 0;
+  std::vector<double> thresholds{0};  // one for all query heads, or one for each
 
   friend bool operator==(const StepPlan&, const StepPlan&) = default;
 };
@@ -73,25 +74,101 @@ struct LastCall {
 // falls (a new generation), and when batch, heads, lengths or tiles are others.
 bool must_reset(const std::optional<LastCall>& last, const LastCall& now);
 
-struct StepOptions {
-  StepPlan plan{};
-  std::optional<double> scale{};  // absent = 1 / sqrt(head_dim)
-  VisitOrder order = VisitOrder::linear;
-  // Tokens whose tiles are never skipped (text, audio), rounded outward to tiles.
-  std::span<const TokenRange> protected_queries{};
-  std::span<const TokenRange> protected_keys{};
+// What scores are measured against (see AttentionForwardOutputs::scores).
+enum class Reference {
+  running,  // the row maximum so far: the paper's rule, which depends on the visiting order
+  lse,      // the row's lse of the step before, corrected by the largest fall of lse since
 };
 
-// One step: attention over the active tiles of `state` (over all tiles if the plan is dense), then
-//   state <- (state & ~computed) | (computed & ~marked) | protected.
-// `inputs.tiles` and `inputs.ref` are absent; `state` has the grid of the inputs, and so has
-// `outputs.marks`, which must be given and receives the tiles dropped at this step. Inference only:
-// there is no gradient with respect to the choice of tiles. Throws InvalidArgument or Unsupported,
-// before anything is written.
+std::string_view name_of(Reference reference);
+
+// In which order a row visits its tiles. The running reference keeps what comes first and judges
+// best what comes late.
+enum class Order {
+  linear,
+  reversed,
+  alternating,  // linear on even steps, reversed on odd ones
+  radial,       // from the diagonal outwards
+};
+
+std::string_view name_of(Order order);
+
+VisitOrder visit_order(Order order, std::int64_t step);
+
+// How it is decided which tiles are dropped, and which come back. The default is the paper's rule;
+// everything else goes beyond it.
+struct Rule {
+  Reference reference = Reference::running;
+  Order order = Order::linear;
+
+  // >= 0: a row of tiles drops tiles only while the bounds on their softmax mass, summed over all
+  // steps, stay within this (see update_mask); absent = no limit. Needs scores.
+  std::optional<double> mass_budget{};
+
+  // R > 0: every step also computes one in R of the tiles that were dropped, and those that score
+  // above the threshold are back; 0 = what is dropped stays dropped.
+  std::int64_t reprobe_period = 0;
+};
+
+// Throws InvalidArgument for a budget or a period that is negative, or NaN.
+void validate(const Rule& rule);
+
+// The state of one layer and guidance branch.
+struct StateView {
+  TileMaskView mask{};  // tiles that the next step computes
+
+  // With the lse reference, and only then: [batch, heads, q_len], densely packed, f32 (f64 with f64
+  // inputs): the lse of the last step.
+  // 4 bytes for each query and head, where the mask has k_tiles / (8 * block_q).
+  TensorView ref{};
+
+  // With a mass budget, and only then: f32 [batch, heads, q_tiles], densely packed (see
+  // UpdateMaskOutputs).
+  TensorView spent{};
+};
+
+struct StepOptions {
+  StepPlan plan{};
+  Rule rule{};
+  std::int64_t step = 0;
+
+  // The state is new: mask full, spent zero, ref unwritten. Its first step has no lse to compare
+  // with and takes the running reference, whose scores are bounds as well.
+  bool is_first = true;
+
+  std::optional<double> scale{};  // absent = 1 / sqrt(head_dim)
+
+  // See ComputedTilesOptions.
+  std::span<const TokenRange> protected_queries{};
+  std::span<const TokenRange> protected_keys{};
+  std::span<const TokenRange> skipped_queries{};
+  std::span<const TokenRange> skipped_keys{};
+};
+
+struct StepOutputs {
+  TensorView out{};
+  TensorView lse{};         // optional; needed with the lse reference
+  TileMaskView computed{};  // receives the tiles that this step computed
+  // What attention found; exactly one of the two. Scores are needed where needs_scores says so.
+  TileMaskView marks{};
+  TensorView scores{};
+  TensorView probed_mass{};  // optional, with scores: see UpdateMaskOutputs
+};
+
+// Whether marks, one bit for each tile, are not enough.
+bool needs_scores(const Rule& rule, const StepPlan& plan);
+
+// One step:
+//   computed = (state | stripe | protected) & ~skipped, or everything in place of state if dense
+//   out      = attention over `computed`
+//   state    = (state & ~computed) | (computed & ~marked) | protected
+// `inputs.tiles` and `inputs.ref` are absent; all masks have the grid of the inputs. Inference
+// only: there is no gradient with respect to the choice of tiles. Throws InvalidArgument or
+// Unsupported before anything but `computed` is written.
 void step(const Context& context,
           const AttentionInputs& inputs,
           const StepOptions& options,
-          const TileMaskView& state,
-          const AttentionForwardOutputs& outputs);
+          const StateView& state,
+          const StepOutputs& outputs);
 
 }  // namespace saccade::lite

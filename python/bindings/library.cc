@@ -78,12 +78,17 @@ STABLE_TORCH_LIBRARY(saccade, library) {
       "float epsilon=0.0, int block_q=64, int block_k=64) "
       "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dq_weight, Tensor dk_weight)");
   library.def(
-      "lite_step(Tensor q, Tensor k, Tensor v, Tensor(a!) state, Tensor? q_lens, Tensor? k_lens, "
-      "float? scale, int block_q, int block_k, bool is_dense, float threshold, str order, "
-      "int[] protected_queries, int[] protected_keys) -> (Tensor out, Tensor lse, Tensor active)");
+      "lite_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!)? ref, "
+      "Tensor(c!)? spent, Tensor? q_lens, Tensor? k_lens, float? scale, int block_q, int block_k, "
+      "int step, bool is_first, bool is_dense, float[] thresholds, str reference, str order, "
+      "float? mass_budget, int reprobe_period, int[] protected_queries, int[] protected_keys, "
+      "int[] skipped_queries, int[] skipped_keys) "
+      "-> (Tensor out, Tensor lse, Tensor active, Tensor probed_mass)");
   library.def(
       "lite_plan_step(float threshold, float[] thresholds, int dense_first_steps, "
       "int dense_last_steps, int num_steps, int step) -> (bool is_dense, float threshold)");
+  library.def(
+      "lite_check_rule(str reference, str order, float? mass_budget, int reprobe_period) -> ()");
   library.def("lite_step_number(float[] timesteps) -> int");
   library.def("lite_must_reset(int[] last_grid, int last_step, int[] grid, int step) -> bool");
   library.def("info() -> str");
@@ -105,6 +110,7 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
 
 // Operators without tensors have no device to be dispatched by.
 STABLE_TORCH_LIBRARY_IMPL(saccade, CompositeExplicitAutograd, library) {
+  library.impl("lite_check_rule", SACCADE_OP(lite_check_rule));
   library.impl("lite_plan_step", SACCADE_OP(lite_plan_step));
   library.impl("lite_step_number", SACCADE_OP(lite_step_number));
   library.impl("lite_must_reset", SACCADE_OP(lite_must_reset));

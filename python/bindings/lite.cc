@@ -8,16 +8,26 @@
 #include <fmt/format.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
+#include <initializer_list>
+#include <numeric>
 
 namespace saccade::python {
 namespace {
 
-VisitOrder order_of(const std::string& name) {
-  for (const VisitOrder order : {VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial}) {
-    if (name_of(order) == name) return order;
+lite::Order order_of(const std::string& name) {
+  using enum lite::Order;
+  for (const lite::Order order : {linear, reversed, alternating, radial}) {
+    if (lite::name_of(order) == name) return order;
   }
-  throw InvalidArgument(fmt::format("order must be linear, reversed or radial, got '{}'", name));
+  throw InvalidArgument(
+      fmt::format("order must be linear, reversed, alternating or radial, got '{}'", name));
+}
+
+lite::Reference reference_of(const std::string& name) {
+  for (const lite::Reference reference : {lite::Reference::running, lite::Reference::lse}) {
+    if (lite::name_of(reference) == name) return reference;
+  }
+  throw InvalidArgument(fmt::format("reference must be running or lse, got '{}'", name));
 }
 
 std::vector<TokenRange> ranges_of(const std::vector<std::int64_t>& bounds, const char* name) {
@@ -30,22 +40,57 @@ std::vector<TokenRange> ranges_of(const std::vector<std::int64_t>& bounds, const
   return ranges;
 }
 
-// Active tiles of each head, [batch, heads]; of a dense step, all of them.
-Tensor count_active_by_head(const TileMaskView& state, bool is_dense) {
-  const TileGrid& grid = state.grid;
+// Active tiles of each head, [batch, heads].
+Tensor count_active_by_head(const TileMaskView& mask) {
+  const TileGrid& grid = mask.grid;
   const std::int64_t shape[] = {grid.batch, grid.heads};
   Tensor counts = torch::stable::empty({shape, 2}, torch::headeronly::ScalarType::Long);
   auto* count = static_cast<std::int64_t*>(counts.mutable_data_ptr());
   for (std::int64_t head = 0; head < grid.batch * grid.heads; ++head) {
-    TileMaskView one_head = state;
+    TileMaskView one_head = mask;
     one_head.grid.batch = one_head.grid.heads = 1;
-    one_head.words = state.row(head * grid.q_tiles());
-    count[head] = is_dense ? one_head.grid.tiles() : count_active(one_head);
+    one_head.words = mask.row(head * grid.q_tiles());
+    count[head] = count_active(one_head);
   }
   return counts;
 }
 
+// The mean over the rows of tiles of each head, [batch, heads], of a [batch, heads, q_tiles]
+// tensor.
+Tensor mean_over_rows(const Tensor& rows, const TileGrid& grid) {
+  const std::int64_t shape[] = {grid.batch, grid.heads};
+  Tensor means = torch::stable::empty({shape, 2}, torch::headeronly::ScalarType::Float);
+  const auto* from = static_cast<const float*>(rows.const_data_ptr());
+  auto* mean = static_cast<float*>(means.mutable_data_ptr());
+  for (std::int64_t head = 0; head < grid.batch * grid.heads; ++head, from += grid.q_tiles()) {
+    mean[head] =
+        std::accumulate(from, from + grid.q_tiles(), 0.0f) / static_cast<float>(grid.q_tiles());
+  }
+  return means;
+}
+
+Tensor empty_floats(std::initializer_list<std::int64_t> shape) {
+  return torch::stable::empty({shape.begin(), shape.size()}, torch::headeronly::ScalarType::Float);
+}
+
+lite::Rule rule_of(const std::string& reference,
+                   const std::string& order,
+                   std::optional<double> mass_budget,
+                   std::int64_t reprobe_period) {
+  return {.reference = reference_of(reference),
+          .order = order_of(order),
+          .mass_budget = mass_budget,
+          .reprobe_period = reprobe_period};
+}
+
 }  // namespace
+
+void lite_check_rule(const std::string& reference,
+                     const std::string& order,
+                     std::optional<double> mass_budget,
+                     std::int64_t reprobe_period) {
+  lite::validate(rule_of(reference, order, mass_budget, reprobe_period));
+}
 
 std::tuple<bool, double> lite_plan_step(double threshold,
                                         const std::vector<double>& thresholds,
@@ -59,7 +104,7 @@ std::tuple<bool, double> lite_plan_step(double threshold,
                                                .dense_last_steps = dense_last_steps,
                                                .num_steps = num_steps},
                                               step);
-  return {plan.is_dense, plan.threshold};
+  return {plan.is_dense, plan.thresholds[0]};
 }
 
 std::int64_t lite_step_number(const std::vector<double>& timesteps) {
@@ -69,20 +114,30 @@ std::int64_t lite_step_number(const std::vector<double>& timesteps) {
   return step;
 }
 
-std::tuple<Tensor, Tensor, Tensor> lite_step(const Tensor& q,
-                                             const Tensor& k,
-                                             const Tensor& v,
-                                             const Tensor& state,
-                                             const std::optional<Tensor>& q_lens,
-                                             const std::optional<Tensor>& k_lens,
-                                             std::optional<double> scale,
-                                             std::int64_t block_q,
-                                             std::int64_t block_k,
-                                             bool is_dense,
-                                             double threshold,
-                                             const std::string& order,
-                                             const std::vector<std::int64_t>& protected_queries,
-                                             const std::vector<std::int64_t>& protected_keys) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
+    const Tensor& q,
+    const Tensor& k,
+    const Tensor& v,
+    const Tensor& mask,
+    const std::optional<Tensor>& ref,
+    const std::optional<Tensor>& spent,
+    const std::optional<Tensor>& q_lens,
+    const std::optional<Tensor>& k_lens,
+    std::optional<double> scale,
+    std::int64_t block_q,
+    std::int64_t block_k,
+    std::int64_t step,
+    bool is_first,
+    bool is_dense,
+    const std::vector<double>& thresholds,
+    const std::string& reference,
+    const std::string& order,
+    std::optional<double> mass_budget,
+    std::int64_t reprobe_period,
+    const std::vector<std::int64_t>& protected_queries,
+    const std::vector<std::int64_t>& protected_keys,
+    const std::vector<std::int64_t>& skipped_queries,
+    const std::vector<std::int64_t>& skipped_keys) {
   const AttentionInputs inputs{.q = view_of(q, "q"),
                                .k = view_of(k, "k"),
                                .v = view_of(v, "v"),
@@ -91,28 +146,47 @@ std::tuple<Tensor, Tensor, Tensor> lite_step(const Tensor& q,
                                .k_lens = view_of(k_lens, "k_lens"),
                                .ref = {}};
   const TileGrid grid = grid_of(inputs.q, inputs.k, block_q, block_k);
-  const TileMaskView mask = mask_of(state, grid);
-  const std::vector<TokenRange> queries = ranges_of(protected_queries, "protected_queries");
-  const std::vector<TokenRange> keys = ranges_of(protected_keys, "protected_keys");
-  const lite::StepOptions options{.plan = {.is_dense = is_dense, .threshold = threshold},
+  const lite::StateView state{
+      .mask = mask_of(mask, grid), .ref = view_of(ref, "ref"), .spent = view_of(spent, "spent")};
+  const std::vector<TokenRange> must_do_queries = ranges_of(protected_queries, "protected_queries");
+  const std::vector<TokenRange> must_do_keys = ranges_of(protected_keys, "protected_keys");
+  const std::vector<TokenRange> must_skip_queries = ranges_of(skipped_queries, "skipped_queries");
+  const std::vector<TokenRange> must_skip_keys = ranges_of(skipped_keys, "skipped_keys");
+  const lite::StepOptions options{.plan = {.is_dense = is_dense, .thresholds = thresholds},
+                                  .rule = rule_of(reference, order, mass_budget, reprobe_period),
+                                  .step = step,
+                                  .is_first = is_first,
                                   .scale = scale,
-                                  .order = order_of(order),
-                                  .protected_queries = queries,
-                                  .protected_keys = keys};
+                                  .protected_queries = must_do_queries,
+                                  .protected_keys = must_do_keys,
+                                  .skipped_queries = must_skip_queries,
+                                  .skipped_keys = must_skip_keys};
 
   Tensor out = torch::stable::empty_like(q);
   Tensor lse = empty_lse(q);
-  const Tensor marks = torch::stable::empty_like(state);
-  Tensor active = count_active_by_head(mask, is_dense);
+  const Tensor computed = torch::stable::empty_like(mask);
+  lite::StepOutputs outputs{
+      .out = view_of(out, "out"), .lse = view_of(lse, "lse"), .computed = mask_of(computed, grid)};
+  // Scores are four bytes for each tile, marks one bit: scores only where something reads them.
+  const bool is_probing = reprobe_period > 0;
+  std::optional<Tensor> marks, scores, probed;
+  if (is_probing || lite::needs_scores(options.rule, options.plan)) {
+    scores = empty_floats({grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
+    outputs.scores = view_of(*scores, "scores");
+  } else {
+    marks = torch::stable::empty_like(mask);
+    outputs.marks = mask_of(*marks, grid);
+  }
+  if (is_probing) {
+    probed = empty_floats({grid.batch, grid.heads, grid.q_tiles()});
+    outputs.probed_mass = view_of(*probed, "probed_mass");
+  }
   TorchExecutor executor;
   Context context;
   context.executor = &executor;
-  lite::step(context, inputs, options, mask,
-             {.out = view_of(out, "out"),
-              .lse = view_of(lse, "lse"),
-              .marks = mask_of(marks, grid),
-              .scores = {}});
-  return {out, lse, active};
+  lite::step(context, inputs, options, state, outputs);
+  return {out, lse, count_active_by_head(outputs.computed),
+          probed ? mean_over_rows(*probed, grid) : empty_floats({0})};
 }
 
 bool lite_must_reset(const std::vector<std::int64_t>& last_grid,

@@ -53,6 +53,12 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> merge_partials_backward(
     const Tensor& dout,
     const std::optional<Tensor>& dlse);
 
+// Throws InvalidArgument for names that are none, and for a budget or a period that is negative.
+void lite_check_rule(const std::string& reference,
+                     const std::string& order,
+                     std::optional<double> mass_budget,
+                     std::int64_t reprobe_period);
+
 // What a schedule says about a step: whether it is dense, and its threshold.
 std::tuple<bool, double> lite_plan_step(double threshold,
                                         const std::vector<double>& thresholds,
@@ -71,22 +77,34 @@ bool lite_must_reset(const std::vector<std::int64_t>& last_grid,
                      const std::vector<std::int64_t>& grid,
                      std::int64_t step);
 
-// One step of LiteAttention; `state` holds the words of a TileMask and is updated. Ranges are
-// begin, end, begin, end, ... Returns out, lse and the tiles computed for each head.
-std::tuple<Tensor, Tensor, Tensor> lite_step(const Tensor& q,
-                                             const Tensor& k,
-                                             const Tensor& v,
-                                             const Tensor& state,
-                                             const std::optional<Tensor>& q_lens,
-                                             const std::optional<Tensor>& k_lens,
-                                             std::optional<double> scale,
-                                             std::int64_t block_q,
-                                             std::int64_t block_k,
-                                             bool is_dense,
-                                             double threshold,
-                                             const std::string& order,
-                                             const std::vector<std::int64_t>& protected_queries,
-                                             const std::vector<std::int64_t>& protected_keys);
+// One step of LiteAttention. `mask` holds the words of a TileMask; it, `ref` (given with the lse
+// reference) and `spent` (given with a mass budget) are updated. Ranges are begin, end, begin, end,
+// ... Returns out, lse, the tiles computed for each head, and the bounds on the mass of the tiles
+// that were probed, a mean over the rows of tiles of each head (empty without a re-probe period).
+std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
+    const Tensor& q,
+    const Tensor& k,
+    const Tensor& v,
+    const Tensor& mask,
+    const std::optional<Tensor>& ref,
+    const std::optional<Tensor>& spent,
+    const std::optional<Tensor>& q_lens,
+    const std::optional<Tensor>& k_lens,
+    std::optional<double> scale,
+    std::int64_t block_q,
+    std::int64_t block_k,
+    std::int64_t step,
+    bool is_first,
+    bool is_dense,
+    const std::vector<double>& thresholds,
+    const std::string& reference,
+    const std::string& order,
+    std::optional<double> mass_budget,
+    std::int64_t reprobe_period,
+    const std::vector<std::int64_t>& protected_queries,
+    const std::vector<std::int64_t>& protected_keys,
+    const std::vector<std::int64_t>& skipped_queries,
+    const std::vector<std::int64_t>& skipped_keys);
 
 // Means of the tiles of x: f32 [batch, heads, tiles, head_dim], f64 for f64 x.
 Tensor pool_tiles(const Tensor& x, const std::optional<Tensor>& lens, std::int64_t block);

@@ -28,6 +28,7 @@ linear_backward = torch.ops.saccade.linear_backward.default
 sparse_linear_forward = torch.ops.saccade.sparse_linear_forward.default
 sparse_linear_backward = torch.ops.saccade.sparse_linear_backward.default
 lite_step = torch.ops.saccade.lite_step.default
+lite_check_rule = torch.ops.saccade.lite_check_rule.default
 lite_plan_step = torch.ops.saccade.lite_plan_step.default
 lite_step_number = torch.ops.saccade.lite_step_number.default
 lite_must_reset = torch.ops.saccade.lite_must_reset.default
@@ -155,10 +156,13 @@ def _(
 
 @torch.library.register_fake("saccade::lite_step")
 def _(
-    q: Tensor, k: Tensor, v: Tensor, state: Tensor, *_other_inputs: object
-) -> tuple[Tensor, Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *other_inputs: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     lse = q.new_empty(q.shape[:3], dtype=_statistics_dtype(q))
-    return torch.empty_like(q), lse, q.new_empty(q.shape[:2], dtype=torch.int64)
+    active = q.new_empty(q.shape[:2], dtype=torch.int64)
+    reprobe_period = other_inputs[-5]
+    probed_mass = q.new_empty(q.shape[:2] if reprobe_period > 0 else (0,), dtype=torch.float32)
+    return torch.empty_like(q), lse, active, probed_mass
 
 
 def _dense_gradient(dout: Tensor | None, out: Tensor) -> Tensor:

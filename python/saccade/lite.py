@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -53,7 +54,12 @@ class LiteSchedule:
 
 @dataclass(frozen=True)
 class StepStatistics:
-    """What one call computed. ``active``: int64 [batch, heads], tiles; ``tiles``: of each head."""
+    """What one call computed.
+
+    ``active``: int64 [batch, heads], tiles; ``tiles``: of each head. ``dropped_mass``: with
+    re-probing, float32 [batch, heads], the estimated share of the softmax mass that the tiles
+    dropped so far would have, the mean over rows of tiles; it errs on the high side.
+    """
 
     branch: str
     step: int
@@ -61,6 +67,7 @@ class StepStatistics:
     threshold: float
     active: Tensor
     tiles: int
+    dropped_mass: Tensor | None = None
 
     @property
     def sparsity(self) -> float:
@@ -72,6 +79,14 @@ class StepStatistics:
 class _State:
     mask: TileMask
     step: int
+    ref: Tensor | None
+    spent: Tensor | None
+    is_new: bool = True
+
+    @property
+    def bytes(self) -> int:
+        tensors = [t for t in (self.mask.words, self.ref, self.spent) if t is not None]
+        return sum(tensor.nbytes for tensor in tensors)
 
 
 class LiteAttention:
@@ -90,10 +105,21 @@ class LiteAttention:
             after the first.
         threshold: see LiteSchedule; give either this or ``schedule``.
         block_q, block_k: tile size, each 64 or 128.
+        reference: what scores are measured against. "running", the paper's rule: the row maximum
+            so far. "lse": the row's lse of the step before, corrected by its largest fall since, so
+            that 2^threshold bounds a dropped tile's weights in this step's softmax whatever the
+            order; 4 bytes for each query and head.
         order: "linear", "reversed", "radial", or "alternating" (linear on even steps, reversed on
-            odd ones): the order in which a row visits its tiles. The first one visited is kept.
+            odd ones): the order in which a row visits its tiles. Under the running reference, the
+            first one visited is kept.
+        mass_budget: the softmax mass that a row of tiles may lose in all, as a sum of bounds over
+            all steps; tiles that it cannot pay for stay, whatever they score. None is no limit.
+        reprobe_period: R > 0 computes one in R of the dropped tiles at every step; those that have
+            become important are back. 0: what is dropped stays dropped.
         protected_queries, protected_keys: half-open (begin, end) ranges of tokens that are never
             skipped, such as text, rounded outward to tiles.
+        skipped_queries, skipped_keys: ranges of tokens that are never computed, such as padding,
+            rounded inward to tiles. They win over everything else.
         scale: logits are scale * q k^T. None is 1 / sqrt(head_dim).
         layout: "bhsd" or "bshd", as for saccade.attention.
 
@@ -108,27 +134,34 @@ class LiteAttention:
         threshold: float | None = None,
         block_q: int = 128,
         block_k: int = 64,
-        order: str = "linear",
+        reference: Literal["running", "lse"] = "running",
+        order: Literal["linear", "reversed", "alternating", "radial"] = "linear",
+        mass_budget: float | None = None,
+        reprobe_period: int = 0,
         protected_queries: Sequence[tuple[int, int]] = (),
         protected_keys: Sequence[tuple[int, int]] = (),
+        skipped_queries: Sequence[tuple[int, int]] = (),
+        skipped_keys: Sequence[tuple[int, int]] = (),
         scale: float | None = None,
         layout: Layout = "bhsd",
     ) -> None:
         if schedule is not None and threshold is not None:
             raise InvalidArgument("give either schedule or threshold, not both")
-        if order not in ("linear", "reversed", "radial", "alternating"):
-            raise InvalidArgument(
-                f"order must be linear, reversed, radial or alternating, got {order!r}"
-            )
+        call(_ops.lite_check_rule, reference, order, mass_budget, reprobe_period)
         has_length_first(layout)
         TileGrid(1, 1, 1, 1, block_q, block_k)  # refuses other block sizes
         if schedule is None:
             schedule = LiteSchedule(DEFAULT_THRESHOLD if threshold is None else threshold)
         self.schedule = schedule
         self.block_q, self.block_k = block_q, block_k
+        self.reference = reference
         self.order = order
+        self.mass_budget = mass_budget
+        self.reprobe_period = reprobe_period
         self.protected_queries = tuple(protected_queries)
         self.protected_keys = tuple(protected_keys)
+        self.skipped_queries = tuple(skipped_queries)
+        self.skipped_keys = tuple(skipped_keys)
         self.scale = scale
         self.layout: Layout = layout
         self.statistics: list[StepStatistics] = []
@@ -157,15 +190,24 @@ class LiteAttention:
         require_cpu(q=q, k=k, v=v, q_lens=q_lens, k_lens=k_lens)
         is_dense, threshold = self.schedule.plan(step)
         state = self._state(q, k, step, branch)
-        out, lse, active = call(
+        out, lse, active, probed_mass = call(
             _ops.lite_step,
-            *(q, k, v, state.mask.words, q_lens, k_lens, self.scale, self.block_q, self.block_k),
-            *(is_dense, threshold, self._order_of(step)),
+            *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
+            *(self.block_q, self.block_k, step, state.is_new, is_dense, [threshold]),
+            *(self.reference, self.order, self.mass_budget, self.reprobe_period),
             *(_bounds(self.protected_queries), _bounds(self.protected_keys)),
+            *(_bounds(self.skipped_queries), _bounds(self.skipped_keys)),
         )
-        state.step = step
+        state.step, state.is_new = step, False
         tiles = math.prod(state.mask.grid.shape[2:])
-        self.statistics.append(StepStatistics(branch, step, is_dense, threshold, active, tiles))
+        # A dense step computes all dropped tiles, any other one in reprobe_period.
+        dropped = probed_mass * (1 if is_dense else self.reprobe_period)
+        self.statistics.append(
+            StepStatistics(
+                *(branch, step, is_dense, threshold, active, tiles),
+                dropped if self.reprobe_period else None,
+            )
+        )
         if has_length_first(self.layout):
             out = out.transpose(1, 2)
         return (out, lse) if return_lse else out
@@ -176,6 +218,11 @@ class LiteAttention:
             known = ", ".join(map(repr, self._states)) or "none yet"
             raise InvalidArgument(f"no state for branch {branch!r}; branches so far: {known}")
         return self._states[branch].mask
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the states of all branches."""
+        return sum(state.bytes for state in self._states.values())
 
     def reset(self) -> None:
         """Forgets all branches and statistics; the next call of each starts with a full mask."""
@@ -189,16 +236,20 @@ class LiteAttention:
         last_step = 0 if state is None else state.step
         moved = state is not None and state.mask.words.device != q.device
         if moved or call(_ops.lite_must_reset, last_grid, last_step, list(astuple(grid)), step):
-            state = _State(TileMask.full(*astuple(grid), device=q.device), step)
-            self._states[branch] = state
+            state = self._states[branch] = self._new_state(grid, q, step)
             self.statistics = [entry for entry in self.statistics if entry.branch != branch]
         assert state is not None
         return state
 
-    def _order_of(self, step: int) -> str:
-        if self.order != "alternating":
-            return self.order
-        return "linear" if step % 2 == 0 else "reversed"
+    def _new_state(self, grid: TileGrid, q: Tensor, step: int) -> _State:
+        ref = spent = None
+        if self.reference == "lse":
+            dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+            ref = torch.full(q.shape[:3], math.nan, dtype=dtype, device=q.device)
+        if self.mass_budget is not None:
+            spent = torch.zeros(grid.shape[:3], device=q.device)
+        mask = TileMask.full(*astuple(grid), device=q.device)
+        return _State(mask, step, ref, spent)
 
 
 def _bounds(ranges: Sequence[tuple[int, int]]) -> list[int]:

@@ -51,10 +51,14 @@ class BackendOps {
                                        const Partial& dmerged,
                                        std::span<const Partial> gradients) const = 0;
 
+  virtual void computed_tiles(const Execution& execution,
+                              const TileMaskView& mask,
+                              const ComputedTilesOptions& options,
+                              const TileMaskView& computed) const = 0;
   virtual void update_mask(const Execution& execution,
                            const UpdateMaskInputs& inputs,
                            const UpdateMaskOptions& options,
-                           const TileMaskView& next) const = 0;
+                           const UpdateMaskOutputs& outputs) const = 0;
 
   virtual std::optional<std::string> why_unsupported(const PoolProblem& problem) const = 0;
   virtual void pool_tiles(const Execution& execution, const PoolProblem& problem) const = 0;

@@ -95,13 +95,22 @@ void merge_partials_backward(const Context& context,
   call.backend.merge_partials_backward(call.execution(), partials, merged, dmerged, gradients);
 }
 
+void computed_tiles(const Context& context,
+                    const TileMaskView& mask,
+                    const ComputedTilesOptions& options,
+                    const TileMaskView& computed) {
+  const Call call(context);
+  validate_computed_tiles(mask, options, computed);
+  call.backend.computed_tiles(call.execution(), mask, options, computed);
+}
+
 void update_mask(const Context& context,
                  const UpdateMaskInputs& inputs,
                  const UpdateMaskOptions& options,
-                 const TileMaskView& next) {
+                 const UpdateMaskOutputs& outputs) {
   const Call call(context);
-  validate_update_mask(inputs, options, next);
-  call.backend.update_mask(call.execution(), inputs, options, next);
+  validate_update_mask(inputs, options, outputs);
+  call.backend.update_mask(call.execution(), inputs, options, outputs);
 }
 
 void pool_tiles(const Context& context,

@@ -1,4 +1,4 @@
-#include "core/next_mask.h"
+#include "core/mask_row.h"
 #include "core/require.h"
 
 #include <saccade/error.h>
@@ -157,12 +157,12 @@ void TileMask::protect(std::span<const TokenRange> query_ranges,
 
   std::vector<std::uint64_t> protected_columns(grid_.words_per_row());
   for (std::int64_t word = 0; word < grid_.words_per_row(); ++word) {
-    protected_columns[word] = protected_bits(key_ranges, word, grid_.block_k);
+    protected_columns[word] = touched_bits(key_ranges, word, grid_.block_k);
   }
   for (std::int64_t row = 0; row < grid_.rows(); ++row) {
     const std::int64_t q_tile = row % grid_.q_tiles();
     const bool is_protected =
-        protected_bits(query_ranges, q_tile / 64, grid_.block_q) & bit_of(q_tile);
+        touched_bits(query_ranges, q_tile / 64, grid_.block_q) & bit_of(q_tile);
     for (std::int64_t word = 0; word < grid_.words_per_row(); ++word) {
       view().row(row)[word] |= is_protected ? grid_.valid_bits(word) : protected_columns[word];
     }

@@ -77,31 +77,4 @@ void validate_merge_backward(std::span<const Partial> partials,
   }
 }
 
-void validate_update_mask(const UpdateMaskInputs& inputs,
-                          const UpdateMaskOptions& options,
-                          const TileMaskView& next) {
-  validate(next.grid);
-  const TileGrid& grid = next.grid;
-  require_mask("next", next, grid);
-  require_mask("mask", inputs.mask, grid);
-  if (inputs.computed) require_mask("computed", inputs.computed, grid);
-  if (static_cast<bool>(inputs.marks) == static_cast<bool>(inputs.scores)) {
-    throw InvalidArgument(inputs.marks ? "both marks and scores are given, but only one may be"
-                                       : "neither marks nor scores are given, but one must be");
-  }
-  if (inputs.marks) require_mask("marks", inputs.marks, grid);
-  if (inputs.scores) {
-    require_tensor("scores", inputs.scores, DType::f32,
-                   {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
-    require_packed("scores", inputs.scores);
-  }
-  if (options.threshold.has_value() != static_cast<bool>(inputs.scores)) {
-    throw InvalidArgument(options.threshold ? "threshold is given without scores"
-                                            : "scores are given without a threshold");
-  }
-  if (options.threshold) require_threshold(*options.threshold);
-  require_ranges("protected_queries", options.protected_queries, grid.q_len);
-  require_ranges("protected_keys", options.protected_keys, grid.k_len);
-}
-
 }  // namespace saccade

@@ -38,9 +38,12 @@ void validate_merge_backward(std::span<const Partial> partials,
                              const Partial& dmerged,
                              std::span<const Partial> gradients);
 
+void validate_computed_tiles(const TileMaskView& mask,
+                             const ComputedTilesOptions& options,
+                             const TileMaskView& computed);
 void validate_update_mask(const UpdateMaskInputs& inputs,
                           const UpdateMaskOptions& options,
-                          const TileMaskView& next);
+                          const UpdateMaskOutputs& outputs);
 
 PoolProblem validate_pool(const PoolTilesInputs& inputs,
                           const PoolTilesOptions& options,

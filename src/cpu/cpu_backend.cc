@@ -71,11 +71,17 @@ class CpuBackend final : public BackendOps {
     cpu::merge_partials_backward(execution, partials, merged, dmerged, gradients);
   }
 
+  void computed_tiles(const Execution& execution,
+                      const TileMaskView& mask,
+                      const ComputedTilesOptions& options,
+                      const TileMaskView& computed) const override {
+    cpu::computed_tiles(execution, mask, options, computed);
+  }
   void update_mask(const Execution& execution,
                    const UpdateMaskInputs& inputs,
                    const UpdateMaskOptions& options,
-                   const TileMaskView& next) const override {
-    cpu::update_mask(execution, inputs, options, next);
+                   const UpdateMaskOutputs& outputs) const override {
+    cpu::update_mask(execution, inputs, options, outputs);
   }
 
   std::optional<std::string> why_unsupported(const PoolProblem& problem) const override {

@@ -22,10 +22,14 @@ void merge_partials_backward(const Execution& execution,
                              const Partial& dmerged,
                              std::span<const Partial> gradients);
 
+void computed_tiles(const Execution& execution,
+                    const TileMaskView& mask,
+                    const ComputedTilesOptions& options,
+                    const TileMaskView& computed);
 void update_mask(const Execution& execution,
                  const UpdateMaskInputs& inputs,
                  const UpdateMaskOptions& options,
-                 const TileMaskView& next);
+                 const UpdateMaskOutputs& outputs);
 
 void pool_tiles(const Execution& execution, const PoolProblem& problem);
 

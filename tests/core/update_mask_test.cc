@@ -55,7 +55,7 @@ class UpdateMaskTest : public testing::TestWithParam<Backend> {
   TileMask next_of(const UpdateMaskInputs& inputs, const UpdateMaskOptions& options) const {
     TileMask next(inputs.mask.grid);
     std::fill_n(next.view().words, next.grid().words(), ~std::uint64_t{0});
-    update_mask(context_, inputs, options, next.view());
+    update_mask(context_, inputs, options, {.next = next.view()});
     return next;
   }
 
@@ -164,11 +164,145 @@ TEST_P(UpdateMaskTest, UpdatesTheMaskInPlace) {
     const TileMask by_scores = next_of(step.with_scores(), {.threshold = -4.0});
 
     Step in_place = step;
-    update_mask(context_, in_place.with_marks(), {.protected_keys = keys}, in_place.mask.view());
+    update_mask(context_, in_place.with_marks(), {.protected_keys = keys},
+                {.next = in_place.mask.view()});
     EXPECT_EQ(in_place.mask, by_marks);
     in_place = step;
-    update_mask(context_, in_place.with_scores(), {.threshold = -4.0}, in_place.mask.view());
+    update_mask(context_, in_place.with_scores(), {.threshold = -4.0},
+                {.next = in_place.mask.view()});
     EXPECT_EQ(in_place.mask, by_scores);
+  }
+}
+
+// Backends agree bit by bit, whatever is asked for.
+TEST_P(UpdateMaskTest, AgreesWithTheReferenceOnBudgets) {
+  for (const TileGrid& grid : kGrids) {
+    for (const double budget : {0.0, 0.01, 0.5, 3.0, 1e9}) {
+      Step step(grid, random_);
+      // Scores from far below the smallest float up to 0, many of them equal.
+      step.scores.generate([&] {
+        if (random_.chance(0.05)) return random_.pick({double{NAN}, double{-kInfinity}, 0.0});
+        return std::floor(-200 * std::pow(random_.uniform(), 3)) / 2;
+      });
+      std::vector<double> thresholds;
+      for (std::int64_t head = 0; head < grid.heads; ++head) {
+        thresholds.push_back(random_.pick({-1.0, -6.5, 0.0, double{-kInfinity}}));
+      }
+      Tensor lens(DType::i32, {grid.batch});
+      lens.generate([&] { return static_cast<double>(random_.integer(0, grid.k_len)); });
+      const std::vector<std::int64_t> rows = {grid.batch, grid.heads, grid.q_tiles()};
+      Tensor spent(DType::f32, rows);
+      spent.generate([&] { return random_.chance(0.5) ? 0.0 : budget * random_.uniform(); });
+      UpdateMaskInputs inputs = step.with_scores();
+      inputs.k_lens = lens.view();
+      const auto run = [&](const Context& context, TileMask& next, Tensor& paid, Tensor& probed) {
+        update_mask(context, inputs, {.head_thresholds = thresholds, .mass_budget = budget},
+                    {.next = next.view(), .spent = paid.view(), .probed_mass = probed.view()});
+      };
+      TileMask next(grid), expected(grid);
+      Tensor paid = spent, expected_paid = spent, probed(DType::f32, rows),
+             expected_probed = probed;
+      run(context_, next, paid, probed);
+      run({.backend = Backend::reference}, expected, expected_paid, expected_probed);
+      EXPECT_EQ(next, expected);
+      EXPECT_EQ(paid.values(), expected_paid.values());
+      EXPECT_EQ(probed.values(), expected_probed.values());
+      for (std::int64_t row = 0; row < spent.element_count(); ++row) {
+        EXPECT_GE(paid.get(row), spent.get(row));
+        EXPECT_LE(paid.get(row), std::max(spent.get(row), budget) * (1 + 1e-7));
+      }
+    }
+  }
+}
+
+// By hand: tiles of 64 keys, bounds 64 * 2^score.
+TEST_P(UpdateMaskTest, ABudgetDropsTheSmallestBoundsFirst) {
+  const TileGrid grid{1, 1, 1, 5 * 64, 128, 64};
+  const TileMask full = TileMask::full(grid);
+  Tensor scores(DType::f32, {1, 1, 1, 5});
+  const double values[] = {-9, -10, -8, -7.9, -20};  // bounds 1/8, 1/16, 1/4, 0.268, 2^-14
+  for (int tile = 0; tile < 5; ++tile) scores.set(tile, values[tile]);
+  const auto dropped = [&](double budget, double spent_before) {
+    Tensor spent(DType::f32, {1, 1, 1});
+    spent.set(0, spent_before);
+    TileMask next(grid);
+    update_mask(context_, {.mask = full.view(), .scores = scores.view()},
+                {.threshold = -5.0, .mass_budget = budget},
+                {.next = next.view(), .spent = spent.view()});
+    std::string tiles;
+    for (int tile = 0; tile < 5; ++tile) {
+      if (!next.test(0, 0, 0, tile)) tiles += static_cast<char>('0' + tile);
+    }
+    return tiles;
+  };
+  EXPECT_EQ(dropped(10, 0), "01234");
+  EXPECT_EQ(dropped(0.19, 0), "014");
+  EXPECT_EQ(dropped(0.45, 0), "0124");  // of the two bounds in [1/4, 1/2) the first one fits
+  EXPECT_EQ(dropped(0.45, 0.3), "14");
+  EXPECT_EQ(dropped(0.05, 0), "4");
+  EXPECT_EQ(dropped(0, 0), "");
+}
+
+TEST_P(UpdateMaskTest, ComputedTilesAreAUnionLessWhatIsSkipped) {
+  for (const TileGrid& grid : kGrids) {
+    for (const std::int64_t period : {0, 1, 3, 64, 100}) {
+      const TileMask mask = random_mask(grid, 0.3, random_);
+      const auto ranges = [&](std::int64_t length) {
+        std::vector<TokenRange> list;
+        for (int i = 0; i < 3; ++i) {
+          const std::int64_t begin = random_.integer(0, length);
+          list.push_back({begin, random_.chance(0.3) ? length : random_.integer(begin, length)});
+        }
+        return list;
+      };
+      const auto few = [&](std::int64_t length) {
+        const std::int64_t begin = random_.integer(0, length);
+        return std::vector<TokenRange>{{begin, std::min(length, begin + 3)}};
+      };
+      const std::vector<TokenRange> queries = few(grid.q_len), keys = few(grid.k_len);
+      const std::vector<TokenRange> no_queries = ranges(grid.q_len), no_keys = ranges(grid.k_len);
+      const ComputedTilesOptions options = {.is_dense = random_.chance(0.2),
+                                            .reprobe_period = period,
+                                            .step = random_.integer(0, 1000),
+                                            .protected_queries = queries,
+                                            .protected_keys = keys,
+                                            .skipped_queries = no_queries,
+                                            .skipped_keys = no_keys};
+      TileMask computed(grid), expected(grid);
+      std::fill_n(computed.view().words, grid.words(), ~std::uint64_t{0});
+      computed_tiles(context_, mask.view(), options, computed.view());
+      computed_tiles({.backend = Backend::reference}, mask.view(), options, expected.view());
+      EXPECT_EQ(computed, expected);
+    }
+  }
+}
+
+// By hand: 4 x 5 tiles, the last ones partial.
+TEST_P(UpdateMaskTest, SkippedRangesRoundInwardToTiles) {
+  const TileGrid grid{1, 1, 450, 300, 128, 64};
+  const TileMask full = TileMask::full(grid);
+  const TokenRange queries[] = {{127, 256}};         // the second row of tiles
+  const TokenRange keys[] = {{0, 127}, {250, 300}};  // the first column; the last one
+  TileMask computed(grid);
+  computed_tiles(context_, full.view(), {.skipped_queries = queries, .skipped_keys = keys},
+                 computed.view());
+  for (int q_tile = 0; q_tile < 4; ++q_tile) {
+    for (int k_tile = 0; k_tile < 5; ++k_tile) {
+      const bool is_skipped = q_tile == 1 || k_tile == 0 || k_tile == 4;
+      EXPECT_EQ(computed.test(0, 0, q_tile, k_tile), !is_skipped) << q_tile << ' ' << k_tile;
+    }
+  }
+}
+
+TEST_P(UpdateMaskTest, AStripeIsADiagonalThatMovesWithTheStep) {
+  const TileGrid grid{1, 1, 3 * 128, 130 * 64, 128, 64};
+  const TileMask empty(grid);
+  TileMask computed(grid);
+  computed_tiles(context_, empty.view(), {.reprobe_period = 7, .step = 12}, computed.view());
+  for (int q_tile = 0; q_tile < 3; ++q_tile) {
+    for (int k_tile = 0; k_tile < 130; ++k_tile) {
+      EXPECT_EQ(computed.test(0, 0, q_tile, k_tile), (q_tile + k_tile + 12) % 7 == 0);
+    }
   }
 }
 

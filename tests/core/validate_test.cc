@@ -108,26 +108,28 @@ TEST(ValidateMergeTest, BackwardRejectsWrongArguments) {
 }
 
 struct UpdateCall {
-  void run(const Context& context) const { update_mask(context, inputs, options, next); }
+  void run(const Context& context) const { update_mask(context, inputs, options, outputs); }
   bool is_untouched() const { return result == TileMask::full(grid); }
 
   TileGrid grid{1, 2, 300, 400, 128, 64};
   TileMask mask{grid}, computed{grid}, marks{grid};
   TileMask result = TileMask::full(grid);
   Tensor scores = Tensor(DType::f32, {1, 2, 3, 7}).generate([] { return -1.0; });
+  Tensor per_row = Tensor(DType::f32, {1, 2, 3});
+  std::vector<double> thresholds = {-1, -2, -3};
   std::vector<TokenRange> ranges{{0, 0}};
   UpdateMaskInputs inputs{
       .mask = mask.view(), .computed = computed.view(), .scores = scores.view()};
   UpdateMaskOptions options{
       .threshold = -2.0, .protected_queries = ranges, .protected_keys = ranges};
-  TileMaskView next = result.view();
+  UpdateMaskOutputs outputs{.next = result.view()};
 };
 
 TEST(ValidateUpdateMaskTest, RejectsWrongArguments) {
   expect_mistakes<UpdateCall>({
-      {[](auto& c) { c.next.words = nullptr; }, {"next is missing"}},
-      {[](auto& c) { c.next.grid.q_len = 0; }, {"q_len is 0", "at least 1"}},
-      {[](auto& c) { c.next.device = kCuda; }, {"next lies on cuda:1"}},
+      {[](auto& c) { c.outputs.next.words = nullptr; }, {"next is missing"}},
+      {[](auto& c) { c.outputs.next.grid.q_len = 0; }, {"q_len is 0", "at least 1"}},
+      {[](auto& c) { c.outputs.next.device = kCuda; }, {"next lies on cuda:1"}},
       {[](auto& c) { c.inputs.mask = {}; }, {"mask is missing"}},
       {[](auto& c) { c.inputs.mask.grid.heads = 3; }, {"mask belongs to another", "heads 3"}},
       {[](auto& c) { c.inputs.computed.grid.block_k = 128; },
@@ -148,6 +150,20 @@ TEST(ValidateUpdateMaskTest, RejectsWrongArguments) {
       {[](auto& c) { c.inputs.scores = {}, c.inputs.marks = c.marks.view(); },
        {"threshold is given without scores"}},
       {[](auto& c) { c.options.threshold = 1e-9; }, {"threshold is 1e-09", "at most 0"}},
+      {[](auto& c) { c.options.threshold = {}, c.options.head_thresholds = c.thresholds; },
+       {"3 head_thresholds for 2 query heads"}},
+      {[](auto& c) { c.options.head_thresholds = c.thresholds; },
+       {"both threshold and head_thresholds are given"}},
+      {[](auto& c) { c.options.mass_budget = -0.5; }, {"mass_budget is -0.5", "at least 0"}},
+      {[](auto& c) { c.options.mass_budget = 1; }, {"mass_budget is given without spent"}},
+      {[](auto& c) { c.outputs.spent = c.per_row.view(); },
+       {"spent is given without a mass_budget"}},
+      {[](auto& c) { c.outputs.probed_mass = c.scores.view(); }, {"probed_mass has 4 dimensions, but needs 3"}},
+      {[](auto& c) {
+         c.inputs.scores = {}, c.options.threshold = {}, c.inputs.marks = c.marks.view();
+         c.outputs.probed_mass = c.per_row.view();
+       },
+       {"probed_mass needs scores, but marks are given"}},
       {[](auto& c) { c.options.threshold = NAN; }, {"threshold is nan", "at most 0"}},
       {[](auto& c) {
          c.ranges[0] = {0, 301};

@@ -203,7 +203,7 @@ TEST(CpuThreadsTest, TheCallersExecutorDoesTheWork) {
     const TileMask mask = TileMask::full({1, 8, 128 * 128, 64, 128, 64});
     TileMask next(mask.grid());
     update_mask(context, {.mask = mask.view(), .computed = mask.view(), .marks = mask.view()}, {},
-                next.view());
+                {.next = next.view()});
     expect_used("update_mask");
   }
 }

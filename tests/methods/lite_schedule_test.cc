@@ -20,9 +20,9 @@ std::string message_of(const Schedule& schedule, std::int64_t step = 0) {
 }
 
 TEST(LiteScheduleTest, FirstStepIsDenseByDefault) {
-  EXPECT_EQ(plan_step({.threshold = -5}, 0), (StepPlan{true, -5}));
-  EXPECT_EQ(plan_step({.threshold = -5}, 1), (StepPlan{false, -5}));
-  EXPECT_EQ(plan_step({.threshold = -5}, 1000), (StepPlan{false, -5}));
+  EXPECT_EQ(plan_step({.threshold = -5}, 0), (StepPlan{true, {-5}}));
+  EXPECT_EQ(plan_step({.threshold = -5}, 1), (StepPlan{false, {-5}}));
+  EXPECT_EQ(plan_step({.threshold = -5}, 1000), (StepPlan{false, {-5}}));
 }
 
 TEST(LiteScheduleTest, DenseHeadAndTail) {
@@ -36,8 +36,8 @@ TEST(LiteScheduleTest, DenseHeadAndTail) {
 
 TEST(LiteScheduleTest, ThresholdsOfSingleSteps) {
   const Schedule schedule = {.thresholds = {-9, -7, 0}};
-  EXPECT_EQ(plan_step(schedule, 0).threshold, -9);
-  EXPECT_EQ(plan_step(schedule, 2).threshold, 0);
+  EXPECT_EQ(plan_step(schedule, 0).thresholds[0], -9);
+  EXPECT_EQ(plan_step(schedule, 2).thresholds[0], 0);
   EXPECT_NE(message_of(schedule, 3).find("step is 3, but the schedule covers steps 0 to 2"),
             std::string::npos);
 }

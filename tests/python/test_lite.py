@@ -137,10 +137,98 @@ def test_steps_are_counted_from_timesteps() -> None:
     assert steps == [0, 0, 1, 1, 2, 0, 1]
 
 
-def test_operator_mutates_only_its_state() -> None:
+@pytest.mark.parametrize("rule", ["paper", "everything"])
+def test_operator_mutates_only_its_state(rule: str) -> None:
     q, k, v = drifting(0)
     words = saccade.TileMask.full(1, 2, **GRID).words
+    ref = spent = None
+    options = ([-6.0], "running", "linear", None, 0, [], [], [], [])
+    if rule == "everything":
+        ref, spent = torch.zeros(1, 2, 300), torch.zeros(1, 2, 3)
+        options = ([-6.0, -4.0], "lse", "alternating", 0.1, 3, [0, 5], [0, 5], [], [128, 192])
     torch.library.opcheck(
         torch.ops.saccade.lite_step,
-        (q, k, v, words, None, None, None, 128, 64, False, -6.0, "linear", [], []),
+        (q, k, v, words, ref, spent, None, None, None, 128, 64, 1, False, False, *options),
     )
+
+
+def mass_of_dropped_tiles(
+    q: Tensor, k: Tensor, lse: Tensor, before: saccade.TileMask, after: saccade.TileMask
+) -> Tensor:
+    """The largest softmax mass that a row of each row of tiles loses, [batch, heads, q_tiles]."""
+    logits = q.double() @ k.double().transpose(-1, -2) / q.shape[-1] ** 0.5
+    weights = torch.exp(logits - lse.double()[..., None])
+    gone = (before - after).to_dense().repeat_interleave(128, 2).repeat_interleave(64, 3)
+    lost = (weights * gone[..., : q.shape[2], : k.shape[2]]).sum(-1)
+    return torch.nn.functional.pad(lost, (0, -q.shape[2] % 128)).unflatten(-1, (-1, 128)).amax(-1)
+
+
+@pytest.mark.parametrize("reference", ["running", "lse"])
+def test_a_budget_bounds_the_mass_that_is_lost(reference: str) -> None:
+    budget = 1e-3
+    lite = saccade.LiteAttention(threshold=0.0, reference=reference, mass_budget=budget)
+    full = saccade.TileMask.full(1, 2, **GRID)
+    before, lost = full, torch.zeros(1, 2, 3, dtype=torch.float64)
+    for step in range(4):
+        q, k, v = drifting(step)
+        _, lse = lite(q, k, v, step=step, return_lse=True)
+        mask = lite.mask()
+        lost += mass_of_dropped_tiles(q, k, lse, before, mask)
+        before = saccade.TileMask(mask.grid, mask.words.clone())
+    # Weights are exponentials of f32 logits below 128, each off by 2^-17 at most.
+    assert (lost <= budget * (1 + 1e-4)).all()
+    assert lite.mask().sparsity() > 0.1
+
+
+def test_dropped_tiles_come_back_with_a_stripe() -> None:
+    lite = saccade.LiteAttention(threshold=-6.0, reprobe_period=3)
+    run(lite, 2)
+    assert lite.mask().sparsity() > 0.1
+    assert lite.statistics[0].dropped_mass.tolist() == [[0.0, 0.0]]
+    q, k, v = drifting(0)
+    for step in range(2, 5):
+        lite(torch.zeros_like(q), k, v, step=step)  # every tile weighs the same
+    assert lite.mask().sparsity() == 0
+    assert sum(float(entry.dropped_mass.sum()) for entry in lite.statistics[2:]) > 0
+
+
+def test_skipped_tokens_are_not_read() -> None:
+    q, k, v = drifting(0)
+    expected = saccade.attention(q, k[:, :, :256], v[:, :, :256])
+    k[:, :, 256:], v[:, :, 256:] = math.nan, math.nan
+    lite = saccade.LiteAttention(threshold=-math.inf, skipped_keys=[(250, 300)])
+    for step in range(2):
+        out = lite(q, k, v, step=step)
+        # The same tiles in the same order; dense rows may be cut elsewhere.
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
+        assert lite.statistics[-1].active.tolist() == [[12, 12]]
+
+
+def test_state_bytes_of_a_rule() -> None:
+    q, k, v = drifting(0)
+    sizes = {}
+    for name, rule in {
+        "paper": {},
+        "lse": {"reference": "lse"},
+        "budget": {"mass_budget": 0.1},
+    }.items():
+        lite = saccade.LiteAttention(**rule)
+        assert lite.state_bytes == 0
+        lite(q, k, v, step=0)
+        sizes[name] = lite.state_bytes
+    words = 2 * 3 * 8  # heads, rows of tiles, one word of 64 tiles
+    assert sizes == {"paper": words, "lse": words + 2 * 300 * 4, "budget": words + 2 * 3 * 4}
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"reference": "max"}, "reference must be running or lse, got 'max'"),
+        ({"mass_budget": -0.1}, "mass_budget is -0.1, but must be at least 0"),
+        ({"reprobe_period": -1}, "reprobe_period is -1"),
+        ({"order": "spiral"}, "order must be linear, reversed, alternating or radial"),
+    ],
+)
+def test_bad_rules_are_refused_at_once(rule: dict[str, object], message: str) -> None:
+    with pytest.raises(saccade.InvalidArgument, match=message):
+        saccade.LiteAttention(**rule)

@@ -45,8 +45,7 @@ def enable(
             length, heads, head_dim]. Where it has them, ``attention.reset()`` is called before each
             generation, and the last of ``attention.statistics``, with the fields of LiteAttention's
             entries, goes into the summary.
-        **options: for "lite" the arguments ``threshold``, ``schedule``, ``block_q``, ``block_k``,
-            ``order``, ``protected_queries`` and ``protected_keys`` of LiteAttention, and
+        **options: for "lite" the arguments of LiteAttention but for ``scale`` and ``layout``, and
             ``dense_layers``: paths of the self-attentions that stay dense, or their numbers from 0.
 
     Raises InvalidArgument or Unsupported, and then has changed nothing; a call of the model raises

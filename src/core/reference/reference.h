@@ -22,9 +22,12 @@ void merge_partials_backward(std::span<const Partial> partials,
                              const Partial& merged,
                              const Partial& dmerged,
                              std::span<const Partial> gradients);
+void computed_tiles(const TileMaskView& mask,
+                    const ComputedTilesOptions& options,
+                    const TileMaskView& computed);
 void update_mask(const UpdateMaskInputs& inputs,
                  const UpdateMaskOptions& options,
-                 const TileMaskView& next);
+                 const UpdateMaskOutputs& outputs);
 void pool_tiles(const PoolProblem& problem);
 void select_tiles(const SelectProblem& problem);
 void linear_forward(const LinearForwardProblem& problem);

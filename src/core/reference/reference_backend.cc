@@ -37,11 +37,17 @@ class ReferenceBackend final : public BackendOps {
     reference::merge_partials_backward(partials, merged, dmerged, gradients);
   }
 
+  void computed_tiles(const Execution&,
+                      const TileMaskView& mask,
+                      const ComputedTilesOptions& options,
+                      const TileMaskView& computed) const override {
+    reference::computed_tiles(mask, options, computed);
+  }
   void update_mask(const Execution&,
                    const UpdateMaskInputs& inputs,
                    const UpdateMaskOptions& options,
-                   const TileMaskView& next) const override {
-    reference::update_mask(inputs, options, next);
+                   const UpdateMaskOutputs& outputs) const override {
+    reference::update_mask(inputs, options, outputs);
   }
 
   std::optional<std::string> why_unsupported(const PoolProblem&) const override {

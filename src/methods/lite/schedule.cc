@@ -55,7 +55,7 @@ StepPlan plan_step(const Schedule& schedule, std::int64_t step) {
   const bool is_last =
       schedule.num_steps > 0 && step >= schedule.num_steps - schedule.dense_last_steps;
   return {.is_dense = step < schedule.dense_first_steps || is_last,
-          .threshold = thresholds > 0 ? schedule.thresholds[step] : schedule.threshold};
+          .thresholds = {thresholds > 0 ? schedule.thresholds[step] : schedule.threshold}};
 }
 
 }  // namespace saccade::lite

@@ -41,31 +41,58 @@ std::vector<Finding> check_update_mask(const Problem& problem, Backend backend) 
   const TileGrid& grid = problem.grid;
   const double threshold = round_to(DType::f32, problem.threshold);
   const TileMask mask = random_mask(random, grid, 0.6);
-  const TileMask computed = random_mask(random, grid, 0.6);
   const TileMask marks = random_mask(random, grid, 0.5);
   const HostTensor scores = draw_scores(random, grid, threshold);
   const std::vector<TokenRange> queries = draw_ranges(random, grid.q_len);
   const std::vector<TokenRange> keys = draw_ranges(random, grid.k_len);
+  const std::vector<TokenRange> no_keys = draw_ranges(random, grid.k_len);
+  const std::int64_t period = random.integer(0, 5);
+  const double budget = random.uniform(0, 2);
 
-  const auto run = [&](Backend on, bool from_scores) {
+  const auto computed_by = [&](Backend on) {
+    TileMask computed(grid);
+    computed_tiles(Context{.backend = on}, mask.view(),
+                   {.reprobe_period = period,
+                    .step = problem.number,
+                    .protected_queries = queries,
+                    .protected_keys = keys,
+                    .skipped_keys = no_keys},
+                   computed.view());
+    return computed;
+  };
+  const TileMask computed = computed_by(Backend::reference);
+  std::vector<Finding> findings;
+  const auto compare = [&](const char* what, const TileMask& found, const TileMask& expected) {
+    findings.push_back({Quantity::next_mask, what,
+                        static_cast<double>(count_different_tiles(found, expected)), 0});
+  };
+  compare("computed", computed_by(backend), computed);
+
+  enum class Source { from_marks, from_scores, with_budget };
+  const auto run = [&](Backend on, Source source) {
     UpdateMaskInputs inputs{.mask = mask.view(), .computed = computed.view()};
     UpdateMaskOptions options{.protected_queries = queries, .protected_keys = keys};
-    if (from_scores) {
+    TileMask next(grid);
+    UpdateMaskOutputs outputs{.next = next.view()};
+    HostTensor spent(DType::f32, {grid.batch, grid.heads, grid.q_tiles()});
+    spent.fill(std::vector<double>(spent.view().element_count()));
+    if (source == Source::from_marks) {
+      inputs.marks = marks.view();
+    } else {
       inputs.scores = scores.view();
       options.threshold = threshold;
-    } else {
-      inputs.marks = marks.view();
     }
-    TileMask next(grid);
-    update_mask(Context{.backend = on}, inputs, options, next.view());
+    if (source == Source::with_budget) {
+      options.mass_budget = budget;
+      outputs.spent = spent.view();
+    }
+    update_mask(Context{.backend = on}, inputs, options, outputs);
     return next;
   };
-  std::vector<Finding> findings;
-  for (const bool from_scores : {false, true}) {
-    const std::int64_t wrong =
-        count_different_tiles(run(backend, from_scores), run(Backend::reference, from_scores));
-    findings.push_back({Quantity::next_mask, from_scores ? "from scores" : "from marks",
-                        static_cast<double>(wrong), 0});
+  for (const auto& [source, name] : {std::pair{Source::from_marks, "from marks"},
+                                     {Source::from_scores, "from scores"},
+                                     {Source::with_budget, "with a budget"}}) {
+    compare(name, run(backend, source), run(Backend::reference, source));
   }
   return findings;
 }

@@ -1,0 +1,57 @@
+#include <saccade/error.h>
+#include <saccade/lite.h>
+
+#include <fmt/format.h>
+
+namespace saccade::lite {
+
+std::string_view name_of(Reference reference) {
+  return reference == Reference::running ? "running" : "lse";
+}
+
+std::string_view name_of(Order order) {
+  switch (order) {
+    case Order::linear:
+      return "linear";
+    case Order::reversed:
+      return "reversed";
+    case Order::alternating:
+      return "alternating";
+    case Order::radial:
+      return "radial";
+  }
+  throw InvalidArgument(fmt::format("order is {}, but must be a value of saccade::lite::Order",
+                                    static_cast<int>(order)));
+}
+
+VisitOrder visit_order(Order order, std::int64_t step) {
+  switch (order) {
+    case Order::linear:
+      return VisitOrder::linear;
+    case Order::reversed:
+      return VisitOrder::reversed;
+    case Order::alternating:
+      return step % 2 == 0 ? VisitOrder::linear : VisitOrder::reversed;
+    case Order::radial:
+      return VisitOrder::radial;
+  }
+  throw InvalidArgument(fmt::format("order is {}, but must be a value of saccade::lite::Order",
+                                    static_cast<int>(order)));
+}
+
+void validate(const Rule& rule) {
+  if (rule.mass_budget && !(*rule.mass_budget >= 0)) {
+    throw InvalidArgument(
+        fmt::format("mass_budget is {}, but must be at least 0", *rule.mass_budget));
+  }
+  if (rule.reprobe_period < 0) {
+    throw InvalidArgument(fmt::format("reprobe_period is {}, but must be at least 0 (0 = never)",
+                                      rule.reprobe_period));
+  }
+}
+
+bool needs_scores(const Rule& rule, const StepPlan& plan) {
+  return rule.mass_budget.has_value() || plan.thresholds.size() > 1;
+}
+
+}  // namespace saccade::lite

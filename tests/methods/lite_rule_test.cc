@@ -1,0 +1,302 @@
+#include "lite_layer.h"
+
+#include <saccade/error.h>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace saccade::lite {
+namespace {
+
+using test::Problem;
+using test::Random;
+using test::Tensor;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+Problem small_problem(Random& random) {
+  Problem problem(
+      {.batch = 1, .q_heads = 2, .k_heads = 1, .q_len = 200, .k_len = 500, .head_dim = 16},
+      DType::f32, random);
+  test::spread_scores(problem, random);
+  return problem;
+}
+
+// Another timestep: noise on everything, and now and then logits that collapse or leap, so that the
+// lse of rows falls and rises by much.
+void move_on(Problem& problem, Random& random) {
+  const double gain = random.pick({1.0, 1.0, 0.3, 2.0});
+  for (Tensor* tensor : {&problem.q, &problem.k}) {
+    for (std::int64_t i = 0; i < tensor->element_count(); ++i) {
+      tensor->set(i, (tensor == &problem.k ? gain : 1) * tensor->get(i) + 0.1 * random.normal());
+    }
+  }
+}
+
+// Softmax mass of one row in one tile, among the keys whose lse is `lse`.
+double mass_of(const Problem& problem,
+               std::int64_t head,
+               std::int64_t query,
+               std::int64_t k_tile,
+               double lse) {
+  const test::ProblemShape& shape = problem.shape;
+  const std::int64_t end = std::min<std::int64_t>(shape.k_len, (k_tile + 1) * shape.block_k);
+  double mass = 0;
+  for (std::int64_t key = k_tile * shape.block_k; key < end; ++key) {
+    double logit = 0;
+    for (std::int64_t d = 0; d < shape.head_dim; ++d) {
+      logit += problem.q.get(problem.q.index(0, head, query, d)) *
+               problem.k.get(problem.k.index(0, 0, key, d));
+    }
+    mass += std::exp(problem.used_scale() * logit - lse);
+  }
+  return mass;
+}
+
+// The mass that every row loses in the tiles that a step dropped, as a share of what the step
+// computed; the largest of a row of tiles.
+std::vector<double> dropped_mass(const Problem& problem,
+                                 const TileMask& before,
+                                 const TileMask& after,
+                                 const StepResult& result) {
+  const TileGrid& grid = before.grid();
+  std::vector<double> dropped(grid.rows());
+  for (std::int64_t head = 0; head < grid.heads; ++head) {
+    for (std::int64_t query = 0; query < grid.q_len; ++query) {
+      const std::int64_t q_tile = query / grid.block_q;
+      double mass = 0;
+      for (std::int64_t k_tile = 0; k_tile < grid.k_tiles(); ++k_tile) {
+        if (!before.test(0, head, q_tile, k_tile) || after.test(0, head, q_tile, k_tile)) continue;
+        mass +=
+            mass_of(problem, head, query, k_tile, result.lse.get(result.lse.index(0, head, query)));
+      }
+      double& largest = dropped[head * grid.q_tiles() + q_tile];
+      largest = std::max(largest, mass);
+    }
+  }
+  return dropped;
+}
+
+class LiteRuleTest : public testing::TestWithParam<Reference> {
+ protected:
+  Random random_{3};
+};
+
+INSTANTIATE_TEST_SUITE_P(References,
+                         LiteRuleTest,
+                         testing::Values(Reference::running, Reference::lse),
+                         [](const auto& test) { return std::string(name_of(test.param)); });
+
+// The contract of a budget, step by step, on logits that fall and leap: no row lost more than what
+// was spent, and no more is spent than there is.
+TEST_P(LiteRuleTest, NoRowLosesMoreMassThanTheBudget) {
+  constexpr double kBudget = 0.02;
+  // Scores are f32 of logits below 64: 2^score is off by 64 * 2^-24 * log2(e) at most, and a little
+  // for the sums of 16 products.
+  constexpr double kRounding = 1 + 1e-4;
+  std::int64_t dropped_tiles = 0;
+  for (int generation = 0; generation < 8; ++generation) {
+    Problem problem = small_problem(random_);
+    Layer layer(problem, {.reference = GetParam(), .mass_budget = kBudget});
+    std::vector<double> lost(layer.grid.rows());
+    for (int step = 0; step < 6; ++step) {
+      const TileMask before = layer.mask;
+      const StepResult result = layer.run(problem, {.is_dense = step == 0, .thresholds = {0}});
+      const std::vector<double> now = dropped_mass(problem, before, layer.mask, result);
+      for (std::int64_t row = 0; row < layer.grid.rows(); ++row) {
+        lost[row] += now[row];
+        EXPECT_LE(lost[row], layer.spent.get(row) * kRounding);
+        EXPECT_LE(layer.spent.get(row), kBudget * (1 + 0x1p-23));  // kept as f32, rounded up
+      }
+      TileMask grown = layer.mask;
+      grown -= before;
+      EXPECT_EQ(grown.count(), 0);
+      move_on(problem, random_);
+    }
+    dropped_tiles += layer.grid.tiles() - layer.mask.count();
+  }
+  EXPECT_GT(dropped_tiles, 20);
+}
+
+// What a threshold alone promises: no weight of a tile that goes exceeds 2^threshold.
+TEST_P(LiteRuleTest, NoTileGoesWhoseMassExceedsItsBound) {
+  constexpr double kThreshold = -8;
+  for (int generation = 0; generation < 4; ++generation) {
+    Problem problem = small_problem(random_);
+    Layer layer(problem, {.reference = GetParam()});
+    for (int step = 0; step < 6; ++step) {
+      const TileMask before = layer.mask;
+      const StepResult result = layer.run(problem, {.thresholds = {kThreshold}});
+      const std::vector<double> lost = dropped_mass(problem, before, layer.mask, result);
+      TileMask gone = before;
+      gone -= layer.mask;
+      for (std::int64_t row = 0; row < layer.grid.rows(); ++row) {
+        std::int64_t tiles = 0;
+        for (const TileRange& range : gone.ranges(row)) tiles += range.end - range.begin;
+        EXPECT_LE(lost[row], static_cast<double>(tiles * layer.grid.block_k) *
+                                 std::exp2(kThreshold) * (1 + 1e-4));
+      }
+      move_on(problem, random_);
+    }
+  }
+}
+
+TEST_F(LiteRuleTest, TheStateKeepsTheLseOfTheStep) {
+  Problem problem = small_problem(random_);
+  Layer layer(problem, {.reference = Reference::lse});
+  for (int step = 0; step < 3; ++step) {
+    const StepResult result = layer.run(problem, {.thresholds = {-4}});
+    EXPECT_EQ(layer.ref.values(), result.lse.values());
+    move_on(problem, random_);
+  }
+}
+
+// The first step has no lse of an earlier one: the reference tensor, NaN here, is not read.
+TEST_F(LiteRuleTest, TheFirstStepMeasuresAgainstTheRunningMaximum) {
+  const Problem problem = small_problem(random_);
+  Layer by_lse(problem, {.reference = Reference::lse});
+  Layer running(problem, {});
+  const StepResult first = by_lse.run(problem, {.thresholds = {-4}});
+  EXPECT_EQ(first.scores.values(), running.run(problem, {.thresholds = {-4}}).scores.values());
+  EXPECT_EQ(by_lse.mask, running.mask);
+  EXPECT_LT(by_lse.mask.count(), by_lse.grid.tiles());
+}
+
+TEST_F(LiteRuleTest, AStripeVisitsEveryDroppedTileOnceInAPeriod) {
+  constexpr std::int64_t kPeriod = 3;
+  const Problem problem = small_problem(random_);
+  Layer layer(problem, {.reprobe_period = kPeriod});
+  layer.run(problem, {.thresholds = {0}});  // drops nearly everything
+  const TileMask dropped = ~layer.mask;
+  ASSERT_GT(dropped.count(), layer.grid.tiles() / 2);
+  std::vector<int> visits(layer.grid.tiles());
+  for (int step = 0; step < kPeriod; ++step) {
+    const StepResult result = layer.run(problem, {.thresholds = {0}});
+    const std::vector<std::uint8_t> computed = result.computed.to_dense();
+    for (std::size_t i = 0; i < visits.size(); ++i) visits[i] += computed[i];
+  }
+  const std::vector<std::uint8_t> was_dropped = dropped.to_dense();
+  for (std::size_t i = 0; i < visits.size(); ++i) {
+    EXPECT_EQ(visits[i], was_dropped[i] ? 1 : kPeriod) << i;
+  }
+}
+
+TEST_F(LiteRuleTest, ATileThatBecameImportantComesBack) {
+  Problem problem = small_problem(random_);
+  Layer paper(problem, {});
+  Layer probing(problem, {.reprobe_period = 4});
+  for (Layer* layer : {&paper, &probing}) layer->run(problem, {.thresholds = {-4}});
+  TileMask dropped = ~probing.mask;
+  ASSERT_GT(dropped.count(), 0);
+  // Now every key is the same: no tile is negligible.
+  problem.k.generate([] { return 0.5; });
+  double probed = 0;
+  for (int step = 0; step < 4; ++step) {
+    paper.run(problem, {.thresholds = {-4}});
+    const StepResult result = probing.run(problem, {.thresholds = {-4}});
+    for (const double mass : result.probed_mass.values()) probed += mass;
+  }
+  EXPECT_EQ(probing.mask, TileMask::full(probing.grid));
+  EXPECT_EQ(~paper.mask, dropped);
+  EXPECT_GT(probed, 0);
+}
+
+TEST_F(LiteRuleTest, SkippedTokensAreNeverRead) {
+  Problem problem = small_problem(random_);
+  problem.tiles = TileMask::full(problem.shape.grid());
+  for (std::int64_t head = 0; head < 2; ++head) {
+    for (std::int64_t q_tile = 0; q_tile < 2; ++q_tile) {
+      problem.tiles->set(0, head, q_tile, 2, false);  // keys 128 to 191
+      problem.tiles->set(0, head, q_tile, 7, false);  // keys 448 to 499, the last ones
+    }
+  }
+  const test::ForwardResult expected = test::run_forward({}, problem);
+  problem.tiles.reset();
+  for (const std::int64_t key : {128, 150, 191, 448, 499}) {
+    for (std::int64_t d = 0; d < 16; ++d) problem.k.set(problem.k.index(0, 0, key, d), NAN);
+  }
+  const TokenRange skipped[] = {{100, 192}, {400, 500}};  // rounded inward: [128, 192), [448, 500)
+  for (const bool is_dense : {true, false}) {
+    Layer layer(problem, {});
+    const StepResult result = layer.run(problem, {.is_dense = is_dense, .thresholds = {-kInfinity}},
+                                        {.skipped_keys = skipped});
+    EXPECT_EQ(result.out.values(), expected.out.values());
+    EXPECT_EQ(result.computed.count(), layer.grid.tiles() - 8);
+  }
+}
+
+TEST_F(LiteRuleTest, SkippedQueriesGetZeros) {
+  const Problem problem = small_problem(random_);
+  Layer layer(problem, {});
+  const TokenRange skipped[] = {{128, 200}};
+  const StepResult result = layer.run(problem, {.thresholds = {-4}}, {.skipped_queries = skipped});
+  EXPECT_EQ(result.out.get(result.out.index(0, 1, 128)), 0);
+  EXPECT_EQ(result.lse.get(result.lse.index(0, 1, 199)), -kInfinity);
+  EXPECT_NE(result.out.get(result.out.index(0, 1, 127)), 0);
+}
+
+TEST_F(LiteRuleTest, EveryHeadHasItsThreshold) {
+  const Problem problem = small_problem(random_);
+  Layer both(problem, {}), loose(problem, {}), strict(problem, {});
+  both.run(problem, {.thresholds = {-2, -9}});
+  loose.run(problem, {.thresholds = {-2}});
+  strict.run(problem, {.thresholds = {-9}});
+  const std::int64_t rows = both.grid.q_tiles();
+  for (std::int64_t row = 0; row < rows; ++row) {
+    EXPECT_EQ(both.mask.ranges(row), loose.mask.ranges(row));
+    EXPECT_EQ(both.mask.ranges(rows + row), strict.mask.ranges(rows + row));
+  }
+  EXPECT_NE(loose.mask, strict.mask);
+}
+
+TEST_F(LiteRuleTest, AlternatingOrderTurnsAround) {
+  EXPECT_EQ(visit_order(Order::alternating, 4), VisitOrder::linear);
+  EXPECT_EQ(visit_order(Order::alternating, 5), VisitOrder::reversed);
+  EXPECT_EQ(visit_order(Order::radial, 5), VisitOrder::radial);
+}
+
+TEST_F(LiteRuleTest, BadRulesNameLimitAndValue) {
+  const Problem problem = small_problem(random_);
+  const auto message = [&](const Rule& rule, const StepPlan& plan, auto change) {
+    Layer layer(problem, rule);
+    StepResult result(problem);
+    StateView state = layer.view();
+    StepOutputs outputs = result.with_scores();
+    change(state, outputs);
+    try {
+      step({}, problem.inputs(), {.plan = plan, .rule = rule}, state, outputs);
+    } catch (const InvalidArgument& error) {
+      EXPECT_TRUE(result.out.is_unwritten());
+      EXPECT_EQ(layer.mask, TileMask::full(layer.grid));
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const auto nothing = [](StateView&, StepOutputs&) {};
+  const auto expect = [](const std::string& text, const char* part) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  };
+  expect(message({.mass_budget = -1.0}, {}, nothing), "mass_budget is -1, but must be at least 0");
+  expect(message({.reprobe_period = -2}, {}, nothing), "reprobe_period is -2");
+  expect(message({}, {.thresholds = {}}, nothing), "plan.thresholds is empty");
+  expect(message({}, {.thresholds = {-1, -2, -3}}, nothing), "3 head_thresholds for 2 query heads");
+  expect(message({.mass_budget = 0.1}, {}, [](StateView& s, StepOutputs&) { s.spent = {}; }),
+         "mass_budget is given without spent");
+  expect(message({.reference = Reference::lse}, {}, [](StateView& s, StepOutputs&) { s.ref = {}; }),
+         "state.ref is missing");
+  expect(message({.reference = Reference::lse}, {}, [](StateView&, StepOutputs& o) { o.lse = {}; }),
+         "outputs.lse is missing");
+  expect(message({}, {}, [](StateView&, StepOutputs& o) { o.computed = {}; }),
+         "outputs.computed is missing");
+  const TileMask marks(problem.shape.grid());
+  expect(message({.mass_budget = 0.1}, {},
+                 [&](StateView&, StepOutputs& o) { o.scores = {}, o.marks = marks.view(); }),
+         "outputs.scores is missing, but a mass budget needs it");
+}
+
+}  // namespace
+}  // namespace saccade::lite
