@@ -5,7 +5,7 @@ out = saccade.attention(q, k, v, tiles=mask)       # only the active tiles of a 
 saccade.enable(pipeline, threshold=-6.0)           # LiteAttention inside a diffusers pipeline
 """
 
-from .adapters import disable, enable, summary
+from .adapters import disable, enable, load_state, save_state, summary
 from .adapters.summary import Summary
 from .errors import Error, InvalidArgument, Unsupported
 from .functional import attention, info, merge_partials
@@ -27,8 +27,10 @@ __all__ = [
     "enable",
     "info",
     "linear_attention",
+    "load_state",
     "merge_partials",
     "pool_tiles",
+    "save_state",
     "select_tiles",
     "sparse_linear_attention",
     "summary",

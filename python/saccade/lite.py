@@ -76,7 +76,14 @@ class StepStatistics:
 
 
 @dataclass
-class _State:
+class BranchState:
+    """What LiteAttention keeps of one guidance branch between steps.
+
+    ``mask``: tiles that the next step computes. ``step``: the last one. ``ref``: [batch, heads,
+    q_len], its lse, with the lse reference. ``spent``: float32 [batch, heads, q_tiles], bounds on
+    the mass dropped so far, with a budget. ``is_new``: no step was taken yet.
+    """
+
     mask: TileMask
     step: int
     ref: Tensor | None
@@ -88,6 +95,11 @@ class _State:
         tensors = [t for t in (self.mask.words, self.ref, self.spent) if t is not None]
         return sum(tensor.nbytes for tensor in tensors)
 
+    def to(self, device: torch.device) -> BranchState:
+        """The same state in the memory of ``device``."""
+        ref, spent = (None if t is None else t.to(device) for t in (self.ref, self.spent))
+        return BranchState(self.mask.to(device), self.step, ref, spent, self.is_new)
+
 
 class LiteAttention:
     """Attention of one layer over the steps of a denoising trajectory.
@@ -98,7 +110,7 @@ class LiteAttention:
 
     Keeps one TileMask for each guidance branch: full at the start of a generation, losing the tiles
     that each step finds negligible. A branch starts anew by itself at step 0, when the step falls,
-    and when batch, heads, lengths or device change.
+    and when batch, heads or lengths change; it follows its tensors to another device.
 
     Args:
         schedule: thresholds and dense steps. Without it, ``threshold`` (default -8) at every step
@@ -123,8 +135,8 @@ class LiteAttention:
         scale: logits are scale * q k^T. None is 1 / sqrt(head_dim).
         layout: "bhsd" or "bshd", as for saccade.attention.
 
-    ``statistics`` holds one entry for each call of the current generation. Inference only: calls
-    under autograd raise Unsupported.
+    ``statistics`` holds one entry for each call of the current generation, ``states`` the state of
+    each branch (see saccade.save_state). Inference only: calls under autograd raise Unsupported.
     """
 
     def __init__(
@@ -165,7 +177,7 @@ class LiteAttention:
         self.scale = scale
         self.layout: Layout = layout
         self.statistics: list[StepStatistics] = []
-        self._states: dict[str, _State] = {}
+        self.states: dict[str, BranchState] = {}
 
     def __call__(
         self,
@@ -214,34 +226,35 @@ class LiteAttention:
 
     def mask(self, branch: str = "cond") -> TileMask:
         """The tiles that the next sparse step of ``branch`` computes. Not a copy."""
-        if branch not in self._states:
-            known = ", ".join(map(repr, self._states)) or "none yet"
+        if branch not in self.states:
+            known = ", ".join(map(repr, self.states)) or "none yet"
             raise InvalidArgument(f"no state for branch {branch!r}; branches so far: {known}")
-        return self._states[branch].mask
+        return self.states[branch].mask
 
     @property
     def state_bytes(self) -> int:
         """Memory of the states of all branches."""
-        return sum(state.bytes for state in self._states.values())
+        return sum(state.bytes for state in self.states.values())
 
     def reset(self) -> None:
         """Forgets all branches and statistics; the next call of each starts with a full mask."""
-        self._states.clear()
+        self.states.clear()
         self.statistics.clear()
 
-    def _state(self, q: Tensor, k: Tensor, step: int, branch: str) -> _State:
+    def _state(self, q: Tensor, k: Tensor, step: int, branch: str) -> BranchState:
         grid = TileGrid(*q.shape[:3], k.shape[2], self.block_q, self.block_k)
-        state = self._states.get(branch)
+        state = self.states.get(branch)
         last_grid = [] if state is None else list(astuple(state.mask.grid))
         last_step = 0 if state is None else state.step
-        moved = state is not None and state.mask.words.device != q.device
-        if moved or call(_ops.lite_must_reset, last_grid, last_step, list(astuple(grid)), step):
-            state = self._states[branch] = self._new_state(grid, q, step)
+        if state is not None and state.mask.words.device != q.device:
+            state = self.states[branch] = state.to(q.device)
+        if call(_ops.lite_must_reset, last_grid, last_step, list(astuple(grid)), step):
+            state = self.states[branch] = self._new_state(grid, q, step)
             self.statistics = [entry for entry in self.statistics if entry.branch != branch]
         assert state is not None
         return state
 
-    def _new_state(self, grid: TileGrid, q: Tensor, step: int) -> _State:
+    def _new_state(self, grid: TileGrid, q: Tensor, step: int) -> BranchState:
         ref = spent = None
         if self.reference == "lse":
             dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -249,7 +262,7 @@ class LiteAttention:
         if self.mass_budget is not None:
             spent = torch.zeros(grid.shape[:3], device=q.device)
         mask = TileMask.full(*astuple(grid), device=q.device)
-        return _State(mask, step, ref, spent)
+        return BranchState(mask, step, ref, spent)
 
 
 def _bounds(ranges: Sequence[tuple[int, int]]) -> list[int]:

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
+from .. import lite_state
 from ..errors import InvalidArgument, Unsupported
+from ..lite import LiteAttention
 from .methods import make_attentions
 from .summary import LayerSummary, Summary
 
-__all__ = ["disable", "enable", "summary"]
+__all__ = ["disable", "enable", "load_state", "save_state", "summary"]
 
 
 def enable(
@@ -93,6 +96,97 @@ def summary(model: Any) -> Summary:
             for layer in hooks.hook_of(transformer).layers
         )
     )
+
+
+def save_state(target: Any, path: str | Path) -> None:
+    """Writes what LiteAttention keeps between steps, so that a generation can go on later.
+
+    ``target``: a LiteAttention, or an enabled model or pipeline, of which every layer is saved and
+    how far its transformers have come. ``path``: a safetensors file, which is written whole or not
+    at all. Call it between two calls of a transformer, as in a pipeline's callback_on_step_end.
+
+    Raises InvalidArgument if ``target`` is not enabled, or if a call is under way.
+    """
+    if isinstance(target, LiteAttention):
+        lite_state.save(path, lite_state.pack(target), {"rule": lite_state.rule_of(target)})
+        return
+    hooks = _diffusers_hooks()
+    tensors, rules = {}, {}
+    for layer, attention in _lite_layers(hooks, target).items():
+        tensors |= lite_state.pack(attention, f"{layer}/")
+        rules[layer] = lite_state.rule_of(attention)
+    positions = {
+        prefix: hooks.hook_of(transformer).trajectory.position
+        for prefix, transformer in hooks.transformers_of(target).items()
+        if hooks.hook_of(transformer) is not None
+    }
+    lite_state.save(path, tensors, {"rules": rules, "trajectories": positions})
+
+
+def load_state(target: Any, path: str | Path) -> None:
+    """Goes on from a state that saccade.save_state wrote: the next step is the one after it.
+
+    ``target`` is what was saved, or made anew with the same options. The outputs that follow are
+    the same bits as without the interruption. Raises InvalidArgument for a file that is malformed,
+    or of other layers or options, with the difference, and then has changed nothing.
+    """
+    tensors, facts = lite_state.load(path)
+    if isinstance(target, LiteAttention):
+        lite_state.require_rule(facts.get("rule"), target, path)
+        target.states = lite_state.unpack(target, tensors)
+        return
+    hooks = _diffusers_hooks()
+    attentions = _lite_layers(hooks, target)
+    rules, positions = facts.get("rules"), facts.get("trajectories")
+    if not isinstance(rules, dict) or not isinstance(positions, dict):
+        raise InvalidArgument(f"{path} is the state of a LiteAttention, not of a model")
+    if rules.keys() != attentions.keys():
+        raise InvalidArgument(
+            f"{path} is of other layers: {_only(rules, attentions)} in the file, "
+            f"{_only(attentions, rules)} here"
+        )
+    states = {}
+    for layer, attention in attentions.items():
+        lite_state.require_rule(rules[layer], attention, path)
+        own = {
+            name.removeprefix(f"{layer}/"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(f"{layer}/")
+        }
+        states[layer] = lite_state.unpack(attention, own)
+    trajectories = {
+        prefix: hooks.hook_of(transformer).trajectory
+        for prefix, transformer in hooks.transformers_of(target).items()
+        if hooks.hook_of(transformer) is not None
+    }
+    if positions.keys() != trajectories.keys():
+        raise InvalidArgument(
+            f"{path} is of other transformers: {_only(positions, trajectories)} in the file, "
+            f"{_only(trajectories, positions)} here"
+        )
+    timelines = {prefix: lite_state.timeline_of(positions[prefix], path) for prefix in positions}
+    for layer, attention in attentions.items():
+        attention.states = states[layer]
+    for prefix, timeline in timelines.items():
+        trajectories[prefix].move_to(*timeline)
+
+
+def _lite_layers(hooks: ModuleType, model: Any) -> dict[str, LiteAttention]:
+    """The layers of an enabled model that have a state, by path."""
+    return {
+        layer.path: layer.attention
+        for transformer in _enabled(hooks, model)
+        for layer in hooks.hook_of(transformer).layers
+        if isinstance(layer.attention, LiteAttention)
+    }
+
+
+def _only(these: dict[str, Any], those: dict[str, Any]) -> str:
+    """The first of the keys that are in ``these`` alone, and how many there are."""
+    names = [repr(key) for key in these if key not in those]
+    if not names:
+        return "nothing more"
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _enabled(hooks: ModuleType, model: Any) -> list[Any]:

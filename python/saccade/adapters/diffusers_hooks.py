@@ -74,10 +74,10 @@ class TransformerHook(ModelHook):
     ) -> None:
         super().__init__()
         self.attributes_before = frozenset(vars(transformer))
-        self._trajectory = Trajectory()
+        self.trajectory = Trajectory()
         # What cache_context sets: it looks for attributes of this class. Only the name is used.
         self._contexts = StateManager(BaseState)
-        self.layers = [Layer(path, attentions[path], self._trajectory) for path in modules]
+        self.layers = [Layer(path, attentions[path], self.trajectory) for path in modules]
         self._redirections = [Redirection(modules[layer.path], layer) for layer in self.layers]
 
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:  # diffusers' spelling
@@ -99,19 +99,19 @@ class TransformerHook(ModelHook):
                     f"the processor or attention backend of {layer.path} was changed after "
                     "saccade.enable; saccade.disable a model before changing them"
                 )
-        if self._trajectory.begin_call(_timestep_of(*args, **kwargs), self._context()):
+        if self.trajectory.begin_call(_timestep_of(*args, **kwargs), self._context()):
             for layer in self.layers:
                 layer.begin_generation()
         return args, kwargs
 
     @torch.compiler.disable
     def post_forward(self, module: nn.Module, output: Any) -> Any:
-        self._trajectory.end_call()
+        self.trajectory.end_call()
         return output
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """The end of a pipeline: records and tiles stay, to be looked at."""
-        self._trajectory.forget()
+        self.trajectory.forget()
         return module
 
     def _context(self) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import _ops
 from ..errors import InvalidArgument, call
 
@@ -48,6 +50,18 @@ class Trajectory:
     def end_call(self) -> None:
         if self._current is not None:
             self._finished.add(self._current[1])
+        self._current = None
+
+    @property
+    def position(self) -> dict[str, list[Any]]:
+        """What ``move_to`` needs. Raises InvalidArgument while a call is under way."""
+        if self._current is not None:
+            raise InvalidArgument("a state is saved between calls of the transformer, not in one")
+        return {"timesteps": list(self._timesteps), "finished": sorted(self._finished)}
+
+    def move_to(self, timesteps: list[float], finished: list[str]) -> None:
+        """The next call comes after those at ``timesteps``, the last one by these branches."""
+        self._timesteps, self._finished = list(timesteps), set(finished)
         self._current = None
 
     def now(self, path: str) -> tuple[int, str]:
