@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import _ops
 from .errors import InvalidArgument, Unsupported, call
-from .functional import Layout, has_length_first, heads_first, require_cpu
+from .functional import Layout, attention, has_length_first, heads_first, require_cpu
 from .tile_mask import TileGrid, TileMask
 
 DEFAULT_THRESHOLD = -8.0
@@ -58,7 +58,9 @@ class StepStatistics:
 
     ``active``: int64 [batch, heads], tiles; ``tiles``: of each head. ``dropped_mass``: with
     re-probing, float32 [batch, heads], the estimated share of the softmax mass that the tiles
-    dropped so far would have, the mean over rows of tiles; it errs on the high side.
+    dropped so far would have, the mean over rows of tiles; it errs on the high side. ``kept_mass``:
+    if it is measured, float32 [batch, heads], the share of the softmax mass of dense attention that
+    the computed tiles hold, the mean over queries.
     """
 
     branch: str
@@ -68,6 +70,7 @@ class StepStatistics:
     active: Tensor
     tiles: int
     dropped_mass: Tensor | None = None
+    kept_mass: Tensor | None = None
 
     @property
     def sparsity(self) -> float:
@@ -128,6 +131,8 @@ class LiteAttention:
             all steps; tiles that it cannot pay for stay, whatever they score. None is no limit.
         reprobe_period: R > 0 computes one in R of the dropped tiles at every step; those that have
             become important are back. 0: what is dropped stays dropped.
+        measures_mass: every call also computes dense attention, for ``kept_mass`` in its
+            statistics. A study's tool: it takes longer than dense attention alone.
         protected_queries, protected_keys: half-open (begin, end) ranges of tokens that are never
             skipped, such as text, rounded outward to tiles.
         skipped_queries, skipped_keys: ranges of tokens that are never computed, such as padding,
@@ -150,6 +155,7 @@ class LiteAttention:
         order: Literal["linear", "reversed", "alternating", "radial"] = "linear",
         mass_budget: float | None = None,
         reprobe_period: int = 0,
+        measures_mass: bool = False,
         protected_queries: Sequence[tuple[int, int]] = (),
         protected_keys: Sequence[tuple[int, int]] = (),
         skipped_queries: Sequence[tuple[int, int]] = (),
@@ -170,6 +176,7 @@ class LiteAttention:
         self.order = order
         self.mass_budget = mass_budget
         self.reprobe_period = reprobe_period
+        self.measures_mass = measures_mass
         self.protected_queries = tuple(protected_queries)
         self.protected_keys = tuple(protected_keys)
         self.skipped_queries = tuple(skipped_queries)
@@ -218,6 +225,7 @@ class LiteAttention:
             StepStatistics(
                 *(branch, step, is_dense, threshold, active, tiles),
                 dropped if self.reprobe_period else None,
+                self._kept_mass(q, k, lse, q_lens, k_lens) if self.measures_mass else None,
             )
         )
         if has_length_first(self.layout):
@@ -253,6 +261,15 @@ class LiteAttention:
             self.statistics = [entry for entry in self.statistics if entry.branch != branch]
         assert state is not None
         return state
+
+    def _kept_mass(
+        self, q: Tensor, k: Tensor, lse: Tensor, q_lens: Tensor | None, k_lens: Tensor | None
+    ) -> Tensor:
+        """e^lse is the mass of a row: over the computed tiles by that over all of them."""
+        _, dense_lse = attention(
+            q, k, k, scale=self.scale, q_lens=q_lens, k_lens=k_lens, return_lse=True
+        )
+        return torch.exp(lse - dense_lse).nanmean(-1).float()  # NaN: beyond q_lens
 
     def _new_state(self, grid: TileGrid, q: Tensor, step: int) -> BranchState:
         ref = spent = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -62,3 +64,25 @@ def test_an_attention_without_statistics():
     assert summary.layers[0].attention is attend
     assert (summary.sparsity, summary.calls[0].active) == (None, None)
     assert str(summary).splitlines()[-1].split()[:3] == ["total", "2", "-"]
+
+
+def test_json_has_every_call_and_head():
+    transformer = make_transformer()
+    saccade.enable(transformer, threshold=-6.0, reprobe_period=2, measures_mass=True)
+    for timestep in (900.0, 700.0):
+        call(transformer, timestep)
+    summary = saccade.summary(transformer)
+    found = json.loads(summary.to_json())
+    assert found["state_bytes"] == summary.state_bytes > 0
+    assert [(c["path"], c["branch"], c["step"]) for c in found["calls"]] == [
+        (path, "cond", step) for path in PATHS for step in range(2)
+    ]
+    for one, call_made in zip(found["calls"], summary.calls, strict=True):
+        assert one["active"] == call_made.active.tolist()
+        assert one["kept_mass"] == call_made.kept_mass.tolist()
+        assert one["dropped_mass"] == call_made.dropped_mass.tolist()
+        assert one["threshold"] == -6.0
+    saccade.disable(transformer)
+    saccade.enable(transformer, "dense")
+    call(transformer, 900.0)
+    assert json.loads(saccade.summary(transformer).to_json())["calls"][0]["threshold"] == "-inf"

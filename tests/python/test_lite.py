@@ -204,6 +204,24 @@ def test_skipped_tokens_are_not_read() -> None:
         assert lite.statistics[-1].active.tolist() == [[12, 12]]
 
 
+def test_kept_mass_is_that_of_the_whole_softmax() -> None:
+    lite = saccade.LiteAttention(threshold=0.0, measures_mass=True)
+    lengths = torch.tensor([250], dtype=torch.int32)
+    before = saccade.TileMask.full(1, 2, **GRID)
+    for step in range(3):
+        q, k, v = drifting(step)
+        lite(q, k, v, step=step, q_lens=lengths, k_lens=lengths)
+        logits = q.double() @ k.double().transpose(-1, -2) / 8
+        weights = torch.softmax(logits[..., :250, :250], -1)
+        active = before.to_dense().repeat_interleave(128, 2).repeat_interleave(64, 3)
+        expected = (weights * active[..., :250, :250]).sum(-1).mean(-1)
+        kept = lite.statistics[-1].kept_mass
+        # lse is off by 1e-5 (1 + max |S|) at most, and |S| stays below 128.
+        torch.testing.assert_close(kept.double(), expected, rtol=3e-3, atol=0)
+        before = saccade.TileMask(before.grid, lite.mask().words.clone())
+    assert (kept < 0.99).all()
+
+
 def test_state_bytes_of_a_rule() -> None:
     q, k, v = drifting(0)
     sizes = {}

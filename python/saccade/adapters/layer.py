@@ -22,8 +22,9 @@ class AttentionCall:
     ``path``: of the layer, from what was given to saccade.enable. ``step``: from 0. ``seconds``:
     wall time of the attention alone; None on other devices than the CPU. The rest is as in
     LiteAttention's statistics: whether every tile was computed, the threshold that marked tiles
-    for later steps (log2 units), ``active`` int64 [batch, heads] of ``tiles`` for each head; None
-    for an attention that keeps no statistics.
+    for later steps (log2 units), ``active`` int64 [batch, heads] of ``tiles`` for each head, and
+    the softmax mass that was dropped and kept, if the rule estimates or measures it; None for an
+    attention that keeps no statistics.
     """
 
     path: str
@@ -34,6 +35,8 @@ class AttentionCall:
     threshold: float | None
     active: Tensor | None
     tiles: int | None
+    dropped_mass: Tensor | None = None
+    kept_mass: Tensor | None = None
 
     @property
     def sparsity(self) -> float | None:
@@ -87,9 +90,10 @@ class Layer:
 
 
 def _last_statistics(attention: Attention) -> tuple[Any, ...]:
-    """is_dense, threshold, active and tiles of the call just made."""
+    """is_dense, threshold, active, tiles, dropped and kept mass of the call just made."""
     statistics = getattr(attention, "statistics", None)
     if not statistics:
-        return (None,) * 4
+        return (None,) * 6
     last = statistics[-1]
-    return last.is_dense, last.threshold, last.active, last.tiles
+    masses = (getattr(last, name, None) for name in ("dropped_mass", "kept_mass"))
+    return last.is_dense, last.threshold, last.active, last.tiles, *masses

@@ -28,6 +28,7 @@ _OPTIONS = {
         "reference",
         "mass_budget",
         "reprobe_period",
+        "measures_mass",
         "protected_queries",
         "protected_keys",
         "skipped_queries",

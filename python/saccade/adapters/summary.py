@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from .layer import Attention, AttentionCall, sparsity_of
 
@@ -44,6 +49,20 @@ class Summary:
         """Wall time of all attention calls; None before any call and if one was not measured."""
         return _seconds_of(list(self.calls))
 
+    @property
+    def state_bytes(self) -> int:
+        """Memory of what all layers keep between steps."""
+        return sum(getattr(layer.attention, "state_bytes", 0) for layer in self.layers)
+
+    def to_json(self) -> str:
+        """Every call: layer, branch, step, seconds, and for each head the tiles and masses.
+
+        An object {"state_bytes": int, "calls": [...]}; a call has the fields of AttentionCall,
+        tensors as lists [batch][heads], thresholds that are no JSON numbers as strings.
+        """
+        calls = [{name: _plain(x) for name, x in vars(call).items()} for call in self.calls]
+        return json.dumps({"state_bytes": self.state_bytes, "calls": calls})
+
     def __str__(self) -> str:
         rows = [row for layer in self.layers for row in _rows_of(layer)]
         table = [_HEADER, *rows, _row("total", "", list(self.calls))]
@@ -52,6 +71,13 @@ class Summary:
         if not self.calls:
             lines.append("no calls yet: run the model first")
         return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rows_of(layer: LayerSummary) -> list[tuple[str, ...]]:
