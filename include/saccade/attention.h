@@ -42,6 +42,10 @@ struct AttentionForwardOptions {
   std::optional<double> scale{};      // absent = 1 / sqrt(head_dim); any finite value
   std::optional<double> threshold{};  // <= 0, log2 units; needed for, and only with, marks
   VisitOrder order = VisitOrder::linear;
+  // The keys are a part of those that the rows attend to, and the lse of all of them is not known
+  // yet: scores stay max over r of (max_j S[r, j] - ref[r]), neither corrected nor capped (see
+  // UpdateMaskInputs::fall). Needs ref, and scores instead of marks.
+  bool is_partial = false;
   // Tile size of a call without `tiles`; with `tiles`, its grid decides.
   int block_q = 128;
   int block_k = 64;

@@ -136,6 +136,12 @@ struct StepOptions {
   // with and takes the running reference, whose scores are bounds as well.
   bool is_first = true;
 
+  // The keys are a shard of all that the queries attend to: the step leaves its decisions to
+  // finish_step, which is told the lse of all shards. So tiles are judged by their share of the
+  // whole softmax, and nothing is kept because it is the best of a shard that matters little. With
+  // the lse reference only.
+  bool is_partial = false;
+
   std::optional<double> scale{};  // absent = 1 / sqrt(head_dim)
 
   // See ComputedTilesOptions.
@@ -153,10 +159,13 @@ struct StepOutputs {
   TileMaskView marks{};
   TensorView scores{};
   TensorView probed_mass{};  // optional, with scores: see UpdateMaskOutputs
+  // For partial steps, written by finish_step: f32 [batch, heads, q_tiles], densely packed. The
+  // largest fall of lse in each row of tiles since the step before, log2 units.
+  TensorView fall{};
 };
 
 // Whether marks, one bit for each tile, are not enough.
-bool needs_scores(const Rule& rule, const StepPlan& plan);
+bool needs_scores(const StepOptions& options);
 
 // One step:
 //   computed = (state | stripe | protected) & ~skipped, or everything in place of state if dense
@@ -170,5 +179,16 @@ void step(const Context& context,
           const StepOptions& options,
           const StateView& state,
           const StepOutputs& outputs);
+
+// The rest of a partial step, once the outputs of all shards have been merged (see merge_partials):
+// `lse`, with the shape and dtype of state.ref, is that of all keys, and `inputs`, `options`,
+// `state` and `outputs` are what the step was given; only q_lens and k_lens of the inputs are read.
+// Throws InvalidArgument before anything is written.
+void finish_step(const Context& context,
+                 const AttentionInputs& inputs,
+                 const StepOptions& options,
+                 const TensorView& lse,
+                 const StateView& state,
+                 const StepOutputs& outputs);
 
 }  // namespace saccade::lite

@@ -45,6 +45,9 @@ struct UpdateMaskInputs {
   // What it found: exactly one of the two.
   TileMaskView marks{};
   TensorView scores{};  // f32 [batch, heads, q_tiles, k_tiles], densely packed
+  // Optional, with scores of a partial call: f32 [batch, heads, q_tiles], densely packed, log2
+  // units; added to the scores of a row of tiles, which are capped at 0 then.
+  TensorView fall{};
   TensorView k_lens{};  // i32 [batch]; absent = full length. Only bounds on softmax mass read it.
 };
 

@@ -170,7 +170,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
   // Scores are four bytes for each tile, marks one bit: scores only where something reads them.
   const bool is_probing = reprobe_period > 0;
   std::optional<Tensor> marks, scores, probed;
-  if (is_probing || lite::needs_scores(options.rule, options.plan)) {
+  if (is_probing || lite::needs_scores(options)) {
     scores = empty_floats({grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
     outputs.scores = view_of(*scores, "scores");
   } else {

@@ -50,6 +50,7 @@ struct AttentionProblem {
 struct ForwardProblem : AttentionProblem {
   TensorView ref;
   std::optional<double> threshold;
+  bool is_partial = false;
   VisitPlan plan;
   AttentionForwardOutputs outputs;
 };

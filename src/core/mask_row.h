@@ -105,7 +105,8 @@ class RowUpdate {
         row_(row),
         q_tile_(row % grid_.q_tiles()),
         threshold_(threshold()),
-        scores_(static_cast<const float*>(inputs.scores.data) + row * grid_.k_tiles()) {}
+        scores_(static_cast<const float*>(inputs.scores.data) + row * grid_.k_tiles()),
+        fall_(inputs.fall ? at_row(inputs.fall) : 0.0f) {}
 
   void run() {
     if (outputs_.probed_mass) at_row(outputs_.probed_mass) = static_cast<float>(probed_mass());
@@ -149,6 +150,11 @@ class RowUpdate {
 
   float& at_row(const TensorView& tensor) const { return static_cast<float*>(tensor.data)[row_]; }
 
+  float score(std::int64_t tile) const {
+    const float score = scores_[tile] + fall_;
+    return score > 0 ? 0.0f : score;
+  }
+
   std::uint64_t mask(std::int64_t word) const { return inputs_.mask.row(row_)[word]; }
   std::uint64_t computed(std::int64_t word) const {
     return inputs_.computed ? inputs_.computed.row(row_)[word] : grid_.valid_bits(word);
@@ -161,7 +167,7 @@ class RowUpdate {
     if (threshold_ == -std::numeric_limits<double>::infinity()) return bits;
     const std::int64_t tiles = std::min<std::int64_t>(64, grid_.k_tiles() - word * 64);
     for (std::int64_t tile = 0; tile < tiles; ++tile) {
-      bits |= static_cast<std::uint64_t>(scores_[word * 64 + tile] <= threshold_) << tile;
+      bits |= static_cast<std::uint64_t>(score(word * 64 + tile) <= threshold_) << tile;
     }
     return bits;
   }
@@ -176,7 +182,7 @@ class RowUpdate {
   float bound(std::int64_t tile) const {
     const std::int64_t keys =
         std::clamp<std::int64_t>(valid_keys() - tile * grid_.block_k, 0, grid_.block_k);
-    const float score = scores_[tile];
+    const float score = this->score(tile);
     return score <= 0 ? std::min(1.0f, static_cast<float>(keys) * std::exp2(score)) : 1.0f;
   }
 
@@ -236,6 +242,7 @@ class RowUpdate {
   const std::int64_t q_tile_;
   const double threshold_;
   const float* scores_;
+  const float fall_;
   double spent_ = 0;
   int last_bucket_ = -1;  // its bounds are dropped while they fit, those of later ones all
 };

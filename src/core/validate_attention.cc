@@ -40,6 +40,7 @@ ForwardProblem validate(const AttentionInputs& inputs, const AttentionForwardOpt
   if (inputs.ref) require_statistics("ref", inputs.ref, problem);
   problem.ref = inputs.ref;
   problem.threshold = options.threshold;
+  problem.is_partial = options.is_partial;
   return problem;
 }
 
@@ -63,6 +64,11 @@ void attach_outputs(ForwardProblem& problem, const AttentionForwardOutputs& outp
   }
   if (problem.ref && !outputs.marks && !outputs.scores) {
     throw InvalidArgument("ref is given, but neither marks nor scores to measure against it");
+  }
+  if (problem.is_partial && (!problem.ref || outputs.marks)) {
+    throw InvalidArgument(problem.ref ? "marks are asked for, but keys that are partial only have "
+                                        "scores; give scores instead"
+                                      : "is_partial is given without ref");
   }
   problem.outputs = outputs;
 }

@@ -102,6 +102,8 @@ void validate_update_mask(const UpdateMaskInputs& inputs,
                    {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
     require_packed("scores", inputs.scores);
   }
+  if (inputs.fall && !inputs.scores) throw InvalidArgument("fall is given without scores");
+  if (inputs.fall) require_per_row("fall", inputs.fall, grid);
   require_thresholds(options, inputs);
   require_mass(inputs, options, outputs);
   require_protected(options.protected_queries, options.protected_keys, grid);

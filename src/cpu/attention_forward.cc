@@ -445,12 +445,13 @@ class ForwardRow {
     std::uint64_t* marks = outputs.marks ? outputs.marks.row(row) : nullptr;
     if (outputs.scores) std::fill_n(scores, grid.k_tiles(), -kInfinity);
     if (marks != nullptr) std::fill_n(marks, grid.words_per_row(), 0);
-    const float fall = problem_.ref ? largest_fall() : 0.0f;
+    const bool is_complete = !problem_.is_partial;
+    const float fall = problem_.ref && is_complete ? largest_fall() : 0.0f;
     const double threshold = problem_.threshold.value_or(-kInfinity);
     for (std::int64_t entry = 0; entry < listed_; ++entry) {
       const std::int64_t tile = scratch_.tiles[entry];
       float score = scratch_.scores[entry] + fall;
-      if (score > 0.0f) score = 0.0f;
+      if (is_complete && score > 0.0f) score = 0.0f;
       if (outputs.scores) scores[tile] = score;
       if (marks != nullptr && threshold > -kInfinity && score <= threshold) {
         marks[tile / 64] |= std::uint64_t{1} << (tile % 64);

@@ -215,6 +215,24 @@ TEST_P(UpdateMaskTest, AgreesWithTheReferenceOnBudgets) {
   }
 }
 
+TEST_P(UpdateMaskTest, AFallIsAddedToTheScoresOfItsRow) {
+  const TileGrid grid{1, 1, 200, 3 * 64, 128, 64};
+  const TileMask full = TileMask::full(grid);
+  Tensor scores(DType::f32, {1, 1, 2, 3}), fall(DType::f32, {1, 1, 2});
+  const double values[] = {-9, 2, NAN, -9, 2, -4};
+  for (int tile = 0; tile < 6; ++tile) scores.set(tile, values[tile]);
+  fall.set(0, 3);
+  fall.set(1, -4);
+  TileMask next(grid);
+  update_mask(context_, {.mask = full.view(), .scores = scores.view(), .fall = fall.view()},
+              {.threshold = -2.0}, {.next = next.view()});
+  EXPECT_EQ(next.to_dense(), (std::vector<std::uint8_t>{0, 1, 1, 0, 0, 0}));
+  fall.set(1, NAN);
+  update_mask(context_, {.mask = full.view(), .scores = scores.view(), .fall = fall.view()},
+              {.threshold = 0.0}, {.next = next.view()});
+  EXPECT_EQ(next.to_dense(), (std::vector<std::uint8_t>{0, 0, 1, 1, 1, 1}));
+}
+
 // By hand: tiles of 64 keys, bounds 64 * 2^score.
 TEST_P(UpdateMaskTest, ABudgetDropsTheSmallestBoundsFirst) {
   const TileGrid grid{1, 1, 1, 5 * 64, 128, 64};

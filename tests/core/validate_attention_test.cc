@@ -140,6 +140,13 @@ TEST(ValidateForwardTest, RejectsWrongOutputs) {
        {"scores has stride 4 in dimension 1", "densely packed (stride 2)"}},
       {[](auto& c) { c.options.threshold = {}, c.outputs.marks = {}, c.outputs.scores = {}; },
        {"ref is given, but neither marks nor scores"}},
+      {[](auto& c) { c.options.is_partial = true; },
+       {"marks are asked for, but keys that are partial only have scores"}},
+      {[](auto& c) {
+         c.options.is_partial = true;
+         c.inputs.ref = {}, c.options.threshold = {}, c.outputs.marks = {};
+       },
+       {"is_partial is given without ref"}},
   });
 }
 

@@ -158,7 +158,8 @@ TEST(ValidateUpdateMaskTest, RejectsWrongArguments) {
       {[](auto& c) { c.options.mass_budget = 1; }, {"mass_budget is given without spent"}},
       {[](auto& c) { c.outputs.spent = c.per_row.view(); },
        {"spent is given without a mass_budget"}},
-      {[](auto& c) { c.outputs.probed_mass = c.scores.view(); }, {"probed_mass has 4 dimensions, but needs 3"}},
+      {[](auto& c) { c.outputs.probed_mass = c.scores.view(); },
+       {"probed_mass has 4 dimensions, but needs 3"}},
       {[](auto& c) {
          c.inputs.scores = {}, c.options.threshold = {}, c.inputs.marks = c.marks.view();
          c.outputs.probed_mass = c.per_row.view();

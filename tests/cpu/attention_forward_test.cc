@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -128,6 +129,37 @@ TEST(CpuForwardTest, OutputsThatAreNotAskedForChangeNothing) {
       }
     }
   }
+}
+
+// Neither corrected nor capped; with the correction and the cap they are the scores of a call that
+// sees all keys.
+TEST(CpuForwardTest, ScoresOfPartialKeysAreLeftOpen) {
+  Random random(6);
+  const ProblemShape shape{.batch = 2, .q_heads = 2, .k_heads = 2, .q_len = 150, .k_len = 700};
+  Problem problem(shape, DType::f32, random);
+  problem.tiles = random_mask(shape.grid(), 0.6, random);
+  problem.wants_scores = true;
+  spread_scores(problem, random);
+  problem.ref = random_ref(problem, random);
+  AttentionForwardOptions options = problem.forward_options();
+  options.is_partial = true;
+  const ForwardResult open(problem), reference(problem);
+  attention_forward(kCpu, problem.inputs(), options, open.outputs());
+  attention_forward({.backend = Backend::reference}, problem.inputs(), options,
+                    reference.outputs());
+  EXPECT_TRUE(is_same(open.out, run_forward(kCpu, problem).out));
+  double highest = -INFINITY;
+  for (std::int64_t tile = 0; tile < shape.grid().tiles(); ++tile) {
+    const double score = reference.scores.get(tile);
+    if (std::isfinite(score)) {
+      // A logit of 64 products is off by 64 * 2^-24 of its terms' sum at most, far less than this.
+      EXPECT_NEAR(open.scores.get(tile), score, 1e-4 * (1 + problem.max_logit()));
+      highest = std::max(highest, score);
+    } else {
+      EXPECT_TRUE(open.scores.get(tile) == score || std::isnan(score)) << tile;
+    }
+  }
+  EXPECT_GT(highest, 0);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ struct StepResult {
         lse(problem.statistics_dtype(), {grid.batch, grid.heads, grid.q_len}, problem.layout),
         scores(DType::f32, {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()}),
         probed_mass(DType::f32, {grid.batch, grid.heads, grid.q_tiles()}),
+        fall(DType::f32, {grid.batch, grid.heads, grid.q_tiles()}),
         computed(grid),
         marks(grid) {}
 
@@ -30,11 +31,12 @@ struct StepResult {
             .lse = lse.view(),
             .computed = computed.view(),
             .scores = scores.view(),
-            .probed_mass = probed_mass.view()};
+            .probed_mass = probed_mass.view(),
+            .fall = fall.view()};
   }
 
   TileGrid grid;
-  test::Tensor out, lse, scores, probed_mass;
+  test::Tensor out, lse, scores, probed_mass, fall;
   TileMask computed, marks;
 };
 
@@ -56,19 +58,27 @@ class Layer {
             .spent = rule_.mass_budget ? spent.view() : TensorView{}};
   }
 
-  StepResult run(const test::Problem& problem,
-                 const StepPlan& plan,
-                 StepOptions options = {},
-                 const Context& context = {}) {
+  StepResult run(const test::Problem& problem, const StepPlan& plan, StepOptions options = {}) {
     StepResult result(problem);
-    options.plan = plan;
-    options.rule = rule_;
-    options.step = step_;
-    options.is_first = step_ == 0;
-    options.scale = problem.scale;
-    step(context, problem.inputs(), options, view(), result.with_scores());
+    step({}, problem.inputs(), complete(options, problem, plan), view(), result.with_scores());
     ++step_;
     return result;
+  }
+
+  // The two halves of a partial step.
+  StepResult begin(const test::Problem& problem, const StepPlan& plan) const {
+    StepResult result(problem);
+    step({}, problem.inputs(), complete({.is_partial = true}, problem, plan), view(),
+         result.with_scores());
+    return result;
+  }
+  void finish(const test::Problem& problem,
+              const StepPlan& plan,
+              const test::Tensor& lse,
+              const StepResult& result) {
+    finish_step({}, problem.inputs(), complete({.is_partial = true}, problem, plan), lse.view(),
+                view(), result.with_scores());
+    ++step_;
   }
 
   TileGrid grid;
@@ -76,6 +86,17 @@ class Layer {
   test::Tensor ref, spent;
 
  private:
+  StepOptions complete(StepOptions options,
+                       const test::Problem& problem,
+                       const StepPlan& plan) const {
+    options.plan = plan;
+    options.rule = rule_;
+    options.step = step_;
+    options.is_first = step_ == 0;
+    options.scale = problem.scale;
+    return options;
+  }
+
   Rule rule_;
   std::int64_t step_ = 0;
 };

@@ -1,6 +1,7 @@
 #include "lite_layer.h"
 
 #include <saccade/error.h>
+#include <saccade/merge_partials.h>
 
 #include <gtest/gtest.h>
 
@@ -253,6 +254,67 @@ TEST_F(LiteRuleTest, EveryHeadHasItsThreshold) {
   EXPECT_NE(loose.mask, strict.mask);
 }
 
+// Keys [begin, end) of a problem.
+Problem shard_of(const Problem& problem, std::int64_t begin, std::int64_t end, Random& random) {
+  test::ProblemShape shape = problem.shape;
+  shape.k_len = end - begin;
+  Problem shard(shape, DType::f32, random);
+  shard.q = problem.q;
+  for (const auto& [to, from] : {std::pair{&shard.k, &problem.k}, {&shard.v, &problem.v}}) {
+    for (std::int64_t key = begin; key < end; ++key) {
+      for (std::int64_t d = 0; d < shape.head_dim; ++d) {
+        to->set(to->index(0, 0, key - begin, d), from->get(from->index(0, 0, key, d)));
+      }
+    }
+  }
+  return shard;
+}
+
+// Two shards that are told the lse of both decide like one device that has all keys, step by step;
+// tiles of the shard with smaller logits go that it would keep if it looked at itself alone.
+TEST_F(LiteRuleTest, ShardsOfKeysDecideLikeOne) {
+  constexpr std::int64_t kSplit = 4 * 64;
+  Problem problem = small_problem(random_);
+  const StepPlan plan = {.thresholds = {-5}};
+  const Rule rule = {.reference = Reference::lse};
+  Layer whole(problem, rule);
+  std::vector<Layer> layers;
+  for (int step = 0; step < 5; ++step) {
+    const Problem shards[] = {shard_of(problem, 0, kSplit, random_),
+                              shard_of(problem, kSplit, 500, random_)};
+    if (step == 0) {
+      for (const Problem& shard : shards) layers.emplace_back(shard, rule);
+    }
+    // At the first step shards can only look at themselves, so nothing goes.
+    const StepPlan now = step == 0 ? StepPlan{.is_dense = true, .thresholds = {-kInfinity}} : plan;
+    const StepResult expected = whole.run(problem, now);
+    std::vector<StepResult> results;
+    for (int i = 0; i < 2; ++i) results.push_back(layers[i].begin(shards[i], now));
+    Tensor out = expected.out.unwritten(), lse = expected.lse.unwritten();
+    const Partial partials[] = {{results[0].out.view(), results[0].lse.view()},
+                                {results[1].out.view(), results[1].lse.view()}};
+    merge_partials({}, partials, {out.view(), lse.view()});
+    for (std::int64_t i = 0; i < lse.element_count(); ++i) {
+      EXPECT_NEAR(lse.get(i), expected.lse.get(i), 1e-4);
+    }
+    for (int i = 0; i < 2; ++i) layers[i].finish(shards[i], now, lse, results[i]);
+    for (std::int64_t row = 0; row < whole.grid.rows(); ++row) {
+      std::vector<TileRange> found = layers[0].mask.ranges(row);
+      for (TileRange range : layers[1].mask.ranges(row)) {
+        range = {range.begin + 4, range.end + 4};
+        if (!found.empty() && found.back().end == range.begin) {
+          found.back().end = range.end;
+        } else {
+          found.push_back(range);
+        }
+      }
+      EXPECT_EQ(found, whole.mask.ranges(row)) << "step " << step << ", row " << row;
+    }
+    move_on(problem, random_);
+  }
+  EXPECT_LT(whole.mask.count(), whole.grid.tiles());
+}
+
 TEST_F(LiteRuleTest, AlternatingOrderTurnsAround) {
   EXPECT_EQ(visit_order(Order::alternating, 4), VisitOrder::linear);
   EXPECT_EQ(visit_order(Order::alternating, 5), VisitOrder::reversed);
@@ -292,6 +354,23 @@ TEST_F(LiteRuleTest, BadRulesNameLimitAndValue) {
          "outputs.lse is missing");
   expect(message({}, {}, [](StateView&, StepOutputs& o) { o.computed = {}; }),
          "outputs.computed is missing");
+  const auto partial = [&](const Rule& rule, auto change) {
+    Layer layer(problem, rule);
+    StepResult result(problem);
+    StepOutputs outputs = result.with_scores();
+    change(outputs);
+    const StepOptions options = {.rule = rule, .is_first = false, .is_partial = true};
+    try {
+      step({}, problem.inputs(), options, layer.view(), outputs);
+      finish_step({}, problem.inputs(), options, result.lse.view(), layer.view(), outputs);
+    } catch (const InvalidArgument& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  expect(partial({}, [](StepOutputs&) {}), "needs the lse reference");
+  expect(partial({.reference = Reference::lse}, [](StepOutputs& o) { o.fall = {}; }),
+         "outputs.fall is missing");
   const TileMask marks(problem.shape.grid());
   expect(message({.mass_budget = 0.1}, {},
                  [&](StateView&, StepOutputs& o) { o.scores = {}, o.marks = marks.view(); }),

@@ -131,14 +131,16 @@ std::vector<double> running_scores(const RowOfTiles& row, int group_tiles) {
   return scores;
 }
 
-// Scores against the lse of an earlier step, corrected by the largest fall of lse since then.
-std::vector<double> lse_scores(const RowOfTiles& row,
-                               const std::vector<double>& ref,
-                               const std::vector<double>& lse) {
+double largest_fall(const std::vector<double>& ref, const std::vector<double>& lse) {
   double fall = -kInfinity;
-  for (std::int64_t query = 0; query < row.queries; ++query) {
+  for (std::size_t query = 0; query < ref.size(); ++query) {
     fall = max_or_nan(fall, ref[query] - lse[query]);
   }
+  return fall;
+}
+
+// Scores against the lse of an earlier step, corrected by the largest fall of lse since then.
+std::vector<double> lse_scores(const RowOfTiles& row, const std::vector<double>& ref, double fall) {
   std::vector<double> scores(row.tiles.size(), -kInfinity);
   for (std::size_t entry = 0; entry < row.tiles.size(); ++entry) {
     for (std::int64_t query = 0; query < row.queries; ++query) {
@@ -149,9 +151,10 @@ std::vector<double> lse_scores(const RowOfTiles& row,
   return scores;
 }
 
-// Natural units -> log2, capped at 0.
-double to_score(double natural) {
-  return std::isnan(natural) ? natural : std::min(natural * std::numbers::log2e, 0.0);
+// Natural units -> log2, capped at 0 unless a correction is still to come.
+double to_score(double natural, bool is_partial) {
+  const double score = natural * std::numbers::log2e;
+  return std::isnan(score) || is_partial ? score : std::min(score, 0.0);
 }
 
 void write_scores(const ForwardProblem& problem,
@@ -161,7 +164,7 @@ void write_scores(const ForwardProblem& problem,
   const AttentionForwardOutputs& outputs = problem.outputs;
   for (std::size_t entry = 0; entry < row.tiles.size(); ++entry) {
     const std::int64_t tile = row.tiles[entry];
-    const double score = to_score(natural_scores[entry]);
+    const double score = to_score(natural_scores[entry], problem.is_partial);
     if (outputs.scores) {
       store_element(outputs.scores, row_index * problem.grid.k_tiles() + tile, score);
     }
@@ -198,7 +201,8 @@ void forward_row_of_tiles(const ForwardProblem& problem,
       ref[query] =
           load_element(problem.ref, offset_of(problem.ref, batch, head, row.first_query + query));
     }
-    write_scores(problem, row_index, row, lse_scores(row, ref, row_lse));
+    write_scores(problem, row_index, row,
+                 lse_scores(row, ref, problem.is_partial ? 0.0 : largest_fall(ref, row_lse)));
   } else {
     write_scores(problem, row_index, row, running_scores(row, problem.plan.group_tiles));
   }

@@ -102,7 +102,12 @@ class Row {
 
  private:
   double score(std::int64_t k_tile) const {
-    return load_element(inputs_.scores, row_ * grid_.k_tiles() + k_tile);
+    const double score = load_element(inputs_.scores, row_ * grid_.k_tiles() + k_tile);
+    if (!inputs_.fall) return score;
+    // In f32, as scores are kept.
+    const double corrected =
+        static_cast<float>(score) + static_cast<float>(load_element(inputs_.fall, row_));
+    return corrected > 0 ? 0 : corrected;
   }
 
   const UpdateMaskInputs& inputs_;

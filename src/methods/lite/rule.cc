@@ -50,8 +50,9 @@ void validate(const Rule& rule) {
   }
 }
 
-bool needs_scores(const Rule& rule, const StepPlan& plan) {
-  return rule.mass_budget.has_value() || plan.thresholds.size() > 1;
+bool needs_scores(const StepOptions& options) {
+  return options.is_partial || options.rule.mass_budget.has_value() ||
+         options.plan.thresholds.size() > 1;
 }
 
 }  // namespace saccade::lite
