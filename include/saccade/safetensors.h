@@ -78,8 +78,8 @@ class SafetensorsFile {
   // A file that is in memory already. The bytes are borrowed and outlive every copy of the result.
   // Throws InvalidArgument unless all of this holds: the header lies within the bytes and is the
   // JSON described above, UTF-8, from its first byte; no name, key or field is there twice; dtypes
-  // are known; extents are not negative and their product, zeros counted as ones, fits into 63 bits
-  // when it counts bits; the bytes of every tensor are as many as its shape needs; and together
+  // are known; extents are not negative, and the bits of a tensor (zero extents taken for ones)
+  // number less than 2^63; the bytes of every tensor are as many as its shape needs; and together
   // they cover what follows the header, without gap, overlap or rest.
   static SafetensorsFile parse(std::span<const std::byte> bytes);
 
@@ -88,7 +88,7 @@ class SafetensorsFile {
 
   // A read-only view of one tensor, valid while a copy of this file lives; writing to it ends the
   // process. Nothing is copied, so a tensor whose first byte is not aligned for its dtype is
-  // refused; files that saccade or the safetensors package (0.3 or later) wrote have none.
+  // refused; what write_safetensors or a current safetensors package wrote is aligned.
   // Throws InvalidArgument for a name that is not there, Unsupported for a tensor that is not
   // aligned, has a dtype that saccade does not compute with, or more than TensorView::kMaxRank
   // dimensions.

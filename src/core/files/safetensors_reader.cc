@@ -86,7 +86,7 @@ TensorView SafetensorsFile::tensor(std::string_view name) const {
   if (reinterpret_cast<std::uintptr_t>(stored.bytes.data()) % size_of(*dtype) != 0) {
     throw Unsupported(fmt::format(
         "tensor {} does not start at a multiple of {} bytes, as its dtype {} needs; write the "
-        "file again with safetensors 0.3 or later, or copy the tensor's bytes",
+        "file again with a current safetensors package, or copy the tensor's bytes",
         quote(name), size_of(*dtype), name_of(stored.dtype)));
   }
   return TensorView::contiguous(stored.bytes.data(), *dtype, stored.shape);

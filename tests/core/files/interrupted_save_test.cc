@@ -26,7 +26,8 @@ struct Progress {
 // Generation g of the file: this many numbers g, and g in the metadata.
 constexpr std::int64_t kElements = 1 << 18;
 
-[[noreturn]] void save_for_ever(const std::filesystem::path& path, Progress& progress) {
+// Ends the process where saving fails: an exception would bring the child back into the tests.
+[[noreturn]] void save_for_ever(const std::filesystem::path& path, Progress& progress) noexcept {
   for (int generation = progress.saved + 1;; ++generation) {
     const std::vector<std::int32_t> elements(kElements, generation);
     progress.begun = generation;
@@ -65,7 +66,10 @@ TEST(InterruptedSaveTest, LeavesTheOldFileOrTheNewOne) {
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) save_for_ever(path, progress);
-    while (progress.begun == begun_before) usleep(100);
+    while (progress.begun == begun_before) {
+      ASSERT_EQ(waitpid(child, nullptr, WNOHANG), 0) << "the saving process has ended";
+      usleep(100);
+    }
     usleep(std::uniform_int_distribution<int>(0, 5000)(random));
     kill(child, SIGKILL);
     int status = 0;
