@@ -224,7 +224,8 @@ TEST(SafetensorsReaderTest, TensorSaysWhyThereIsNoView) {
     if (address % 4 == 0) {
       EXPECT_EQ(other.tensor("b").element_count(), 1);
     } else {
-      expect_error<Unsupported>({"\"b\"", "multiple of 4", "write the file again"}, [&] { other.tensor("b"); });
+      expect_error<Unsupported>({"\"b\"", "multiple of 4", "write the file again"},
+                                [&] { other.tensor("b"); });
     }
   }
 }
