@@ -13,7 +13,7 @@ python_files = benchmarks examples python tests
 # The library and the Python extension compile the same sources: the second build is a cache hit.
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: help setup test lint format tidy asan tsan neon bench demo study clean
+.PHONY: help setup test lint format tidy asan tsan fuzz neon bench demo study clean
 
 help:
 	@echo 'make setup    install what is needed, build, install the Python package into .venv'
@@ -23,6 +23,7 @@ help:
 	@echo 'make tidy     run clang-tidy'
 	@echo 'make asan     run the C++ tests with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan     run the C++ tests with ThreadSanitizer'
+	@echo 'make fuzz     run every fuzzer for a million inputs, or fuzz_runs=N; goes on where it stopped'
 	@echo 'make neon     build for 64-bit Arm and check the kernels under qemu'
 	@echo 'make bench    measure against equal dense attention and against PyTorch'
 	@echo 'make demo     draw clips dense and with LiteAttention, and write build/demo/report.html'
@@ -66,6 +67,10 @@ tsan: build-tsan
 	$$(setarch --addr-no-randomize true 2>/dev/null && echo setarch --addr-no-randomize) \
 	  ctest --preset tsan
 
+fuzz_runs := 1000000
+fuzz: build-fuzz
+	@scripts/fuzz.sh $(fuzz_runs)
+
 bench: setup
 	$(saccade) bench
 	$(python) benchmarks/cpu_vs_torch.py
@@ -81,10 +86,14 @@ clean:
 
 # Set-up, step by step.
 
-.PHONY: system-packages python-environment python-package build-cpu build-asan build-tsan
+.PHONY: system-packages fuzz-packages python-environment python-package
+.PHONY: build-cpu build-asan build-tsan build-fuzz
 
 system-packages:
 	@scripts/system_packages.sh
+
+fuzz-packages:
+	@scripts/system_packages.sh clang-14 libclang-rt-14-dev
 
 python-environment: system-packages
 	@scripts/python_environment.sh
@@ -92,7 +101,9 @@ python-environment: system-packages
 build/%/build.ninja: CMakePresets.json | system-packages
 	cmake --preset $*
 
-build-cpu build-asan build-tsan: build-%: build/%/build.ninja
+build/fuzz/build.ninja: | fuzz-packages
+
+build-cpu build-asan build-tsan build-fuzz: build-%: build/%/build.ninja
 	@cmake --build --preset $*
 
 python-package: build-cpu python-environment

@@ -7,7 +7,7 @@ add_test(NAME package.install
          COMMAND ${CMAKE_COMMAND} --install ${PROJECT_BINARY_DIR} --prefix ${scratch}/prefix)
 set_tests_properties(package.install PROPERTIES FIXTURES_SETUP installed_package)
 
-# fmt is used by the build only: a consumer must not need it.
+# fmt and nlohmann-json are used by the build only: a consumer must not need them.
 add_test(
   NAME package.consumer
   COMMAND
@@ -20,5 +20,6 @@ add_test(
       -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}
       -DCMAKE_CXX_FLAGS=${CMAKE_CXX_FLAGS}
       -DCMAKE_DISABLE_FIND_PACKAGE_fmt=ON
+      -DCMAKE_DISABLE_FIND_PACKAGE_nlohmann_json=ON
     --test-command ${scratch}/consumer/consumer)
 set_tests_properties(package.consumer PROPERTIES FIXTURES_REQUIRED installed_package)

@@ -24,4 +24,11 @@ class Unsupported : public Error {
   using Error::Error;
 };
 
+// The system refuses a file: it is not there, not a regular file, not readable or writable, or the
+// disk is full. What a file holds is judged by InvalidArgument.
+class FileError : public Error {
+ public:
+  using Error::Error;
+};
+
 }  // namespace saccade

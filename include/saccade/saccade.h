@@ -11,7 +11,9 @@
 #include <saccade/linear_attention.h>
 #include <saccade/lite.h>
 #include <saccade/merge_partials.h>
+#include <saccade/output_file.h>
 #include <saccade/routing.h>
+#include <saccade/safetensors.h>
 #include <saccade/sparse_linear.h>
 #include <saccade/tensor_view.h>
 #include <saccade/tile_grid.h>

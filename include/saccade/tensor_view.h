@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string_view>
 
 namespace saccade {
@@ -40,6 +41,10 @@ struct TensorView {
   static TensorView contiguous(const void* data,
                                DType dtype,
                                std::initializer_list<std::int64_t> shape,
+                               Device device = {});
+  static TensorView contiguous(const void* data,
+                               DType dtype,
+                               std::span<const std::int64_t> shape,
                                Device device = {});
 
   explicit operator bool() const { return data != nullptr; }

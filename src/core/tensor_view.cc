@@ -54,6 +54,13 @@ TensorView TensorView::contiguous(const void* data,
                                   DType dtype,
                                   std::initializer_list<std::int64_t> shape,
                                   Device device) {
+  return contiguous(data, dtype, std::span(shape.begin(), shape.size()), device);
+}
+
+TensorView TensorView::contiguous(const void* data,
+                                  DType dtype,
+                                  std::span<const std::int64_t> shape,
+                                  Device device) {
   if (shape.size() > kMaxRank) {
     throw InvalidArgument(fmt::format("a tensor has at most {} dimensions, but {} were given",
                                       kMaxRank, shape.size()));

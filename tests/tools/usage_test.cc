@@ -12,7 +12,8 @@ namespace {
 TEST(Usage, HelpNamesEverySubcommand) {
   const ToolRun run = run_tool("--help");
   EXPECT_EQ(run.exit_code, 0);
-  for (const char* name : {"info", "check", "bench"}) EXPECT_TRUE(contains(run.out, name));
+  for (const char* name : {"info", "check", "bench", "inspect"})
+    EXPECT_TRUE(contains(run.out, name));
 }
 
 TEST(Usage, VersionIsPrinted) {
@@ -40,6 +41,8 @@ TEST(Usage, BadCommandLinesExitWithTwoAndSayWhy) {
       {"bench --len 0", "0 not in range 1"},
       {"bench --threads 0", "0 not in range 1"},
       {"bench --repeats", "--repeats"},
+      {"inspect", "file is required"},
+      {"inspect a b", "b"},
   };
   for (const auto& [arguments, message] : kBadCommandLines) {
     SCOPED_TRACE(arguments);

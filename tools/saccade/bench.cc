@@ -5,10 +5,10 @@
 #include "bench/sla_jobs.h"
 #include "commands.h"
 #include "machine.h"
-#include "output_file.h"
 #include "progress_line.h"
 
 #include <saccade/info.h>
+#include <saccade/output_file.h>
 
 #include <fmt/format.h>
 
@@ -140,7 +140,10 @@ void run_bench(const BenchOptions& options, const std::string& command_line) {
       }
     }
   }
-  if (file) file->write(json.dump(2) + "\n");
+  if (file) {
+    file->append(json.dump(2) + "\n");
+    file->commit();
+  }
 }
 
 }  // namespace

@@ -52,22 +52,6 @@ T read(const void* data, std::int64_t offset) {
   return static_cast<const T*>(data)[offset];
 }
 
-double load(const TensorView& view, std::int64_t offset) {
-  switch (view.dtype) {
-    case DType::f16:
-      return decode(kF16, read<std::uint16_t>(view.data, offset));
-    case DType::bf16:
-      return decode(kBf16, read<std::uint16_t>(view.data, offset));
-    case DType::f32:
-      return read<float>(view.data, offset);
-    case DType::f64:
-      return read<double>(view.data, offset);
-    case DType::i32:
-      return read<std::int32_t>(view.data, offset);
-  }
-  return 0;
-}
-
 void store(const TensorView& view, std::int64_t offset, double value) {
   switch (view.dtype) {
     case DType::f16:
@@ -134,12 +118,28 @@ std::size_t extent_in_bytes(const TensorView& view) {
 
 }  // namespace
 
+double element_at(const TensorView& view, std::int64_t offset) {
+  switch (view.dtype) {
+    case DType::f16:
+      return decode(kF16, read<std::uint16_t>(view.data, offset));
+    case DType::bf16:
+      return decode(kBf16, read<std::uint16_t>(view.data, offset));
+    case DType::f32:
+      return read<float>(view.data, offset);
+    case DType::f64:
+      return read<double>(view.data, offset);
+    case DType::i32:
+      return read<std::int32_t>(view.data, offset);
+  }
+  return 0;
+}
+
 double round_to(DType dtype, double value) {
   TensorView scalar = TensorView::contiguous(nullptr, dtype, {1});
   alignas(double) std::byte storage[sizeof(double)];
   scalar.data = storage;
   store(scalar, 0, value);
-  return load(scalar, 0);
+  return element_at(scalar, 0);
 }
 
 AlignedMemory::AlignedMemory(std::size_t bytes)
@@ -177,7 +177,8 @@ void HostTensor::fill(std::span<const double> values) {
 std::vector<double> HostTensor::values() const {
   std::vector<double> values;
   values.reserve(view_.element_count());
-  for_each_element(view_, [&](std::int64_t offset) { values.push_back(load(view_, offset)); });
+  for_each_element(view_,
+                   [&](std::int64_t offset) { values.push_back(element_at(view_, offset)); });
   return values;
 }
 

@@ -12,6 +12,9 @@ namespace saccade::cli {
 // Nearest value of the dtype, ties to even.
 double round_to(DType dtype, double value);
 
+// The element `offset` elements after the first, which is aligned for its dtype.
+double element_at(const TensorView& view, std::int64_t offset);
+
 // Memory that starts on a cache line. Every bit is set at first, which is NaN in all float dtypes:
 // what is read but was never written, or should have been written but was not, shows.
 class AlignedMemory {
