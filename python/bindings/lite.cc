@@ -1,3 +1,4 @@
+#include "arguments.h"
 #include "ops.h"
 #include "tensor_views.h"
 #include "torch_executor.h"
@@ -18,16 +19,6 @@ VisitOrder order_of(const std::string& name) {
     if (name_of(order) == name) return order;
   }
   throw InvalidArgument(fmt::format("order must be linear, reversed or radial, got '{}'", name));
-}
-
-std::vector<TokenRange> ranges_of(const std::vector<std::int64_t>& bounds, const char* name) {
-  if (bounds.size() % 2 != 0) {
-    throw InvalidArgument(fmt::format("{} has {} bounds, but needs begin and end of each range",
-                                      name, bounds.size()));
-  }
-  std::vector<TokenRange> ranges;
-  for (std::size_t i = 0; i < bounds.size(); i += 2) ranges.push_back({bounds[i], bounds[i + 1]});
-  return ranges;
 }
 
 // Active tiles of each head, [batch, heads]; of a dense step, all of them.
@@ -92,8 +83,8 @@ std::tuple<Tensor, Tensor, Tensor> lite_step(const Tensor& q,
                                .ref = {}};
   const TileGrid grid = grid_of(inputs.q, inputs.k, block_q, block_k);
   const TileMaskView mask = mask_of(state, grid);
-  const std::vector<TokenRange> queries = ranges_of(protected_queries, "protected_queries");
-  const std::vector<TokenRange> keys = ranges_of(protected_keys, "protected_keys");
+  const std::vector<TokenRange> queries = ranges_from(protected_queries, "protected_queries");
+  const std::vector<TokenRange> keys = ranges_from(protected_keys, "protected_keys");
   const lite::StepOptions options{.plan = {.is_dense = is_dense, .threshold = threshold},
                                   .scale = scale,
                                   .order = order_of(order),
@@ -119,17 +110,6 @@ bool lite_must_reset(const std::vector<std::int64_t>& last_grid,
                      std::int64_t last_step,
                      const std::vector<std::int64_t>& grid,
                      std::int64_t step) {
-  const auto grid_from = [](const std::vector<std::int64_t>& extents) {
-    if (extents.size() != 6) {
-      throw InvalidArgument(fmt::format("a grid has 6 extents, got {}", extents.size()));
-    }
-    return TileGrid{extents[0],
-                    extents[1],
-                    extents[2],
-                    extents[3],
-                    static_cast<int>(extents[4]),
-                    static_cast<int>(extents[5])};
-  };
   if (last_grid.empty()) return true;
   return lite::must_reset(lite::LastCall{grid_from(last_grid), last_step}, {grid_from(grid), step});
 }

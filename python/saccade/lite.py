@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _ops
 from .errors import InvalidArgument, Unsupported, call
-from .functional import Layout, has_length_first, heads_first, require_cpu
+from .functional import Layout, bounds_of, has_length_first, heads_first, require_cpu
 from .tile_mask import TileGrid, TileMask
 
 DEFAULT_THRESHOLD = -8.0
@@ -161,7 +161,7 @@ class LiteAttention:
             _ops.lite_step,
             *(q, k, v, state.mask.words, q_lens, k_lens, self.scale, self.block_q, self.block_k),
             *(is_dense, threshold, self._order_of(step)),
-            *(_bounds(self.protected_queries), _bounds(self.protected_keys)),
+            *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
         )
         state.step = step
         tiles = math.prod(state.mask.grid.shape[2:])
@@ -199,7 +199,3 @@ class LiteAttention:
         if self.order != "alternating":
             return self.order
         return "linear" if step % 2 == 0 else "reversed"
-
-
-def _bounds(ranges: Sequence[tuple[int, int]]) -> list[int]:
-    return [bound for one in ranges for bound in one]
