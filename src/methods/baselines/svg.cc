@@ -9,7 +9,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 namespace saccade::baselines {
@@ -55,24 +54,14 @@ class Profile {
     gather_queries();
   }
 
-  // Of a null mask, that of full attention.
+  // All queries of a head need not be told apart, and share tiles.
+  std::vector<double> full_outputs() const {
+    return attend(inputs_.q.shape[1], tiles() * grid_.q_len, {});
+  }
+
   std::vector<double> outputs(const TileMaskView& candidate) const {
-    TileMask tiles(grid_);
-    if (candidate) gather_tiles(candidate, tiles);
-    std::vector<std::byte> memory(queries_.size());
-    const TensorView out = view(memory);
-    attention_forward(context_,
-                      {.q = view(queries_),
-                       .k = inputs_.k,
-                       .v = inputs_.v,
-                       .tiles = candidate ? tiles.view() : TileMaskView{}},
-                      {.scale = scale_, .block_q = grid_.block_q, .block_k = grid_.block_k},
-                      {.out = out});
-    std::vector<double> values(out.element_count());
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      values[i] = load_element(out, static_cast<std::int64_t>(i));
-    }
-    return values;
+    const TileMask sampled = gather_tiles(candidate);
+    return attend(grid_.heads, grid_.q_len, sampled.view());
   }
 
   // Elements of the outputs that belong to one head.
@@ -81,9 +70,24 @@ class Profile {
  private:
   std::int64_t tiles() const { return std::ssize(sample_); }
 
-  TensorView view(const std::vector<std::byte>& memory) const {
-    return TensorView::contiguous(memory.data(), inputs_.q.dtype,
-                                  {grid_.batch, grid_.heads, grid_.q_len, inputs_.q.shape[3]});
+  // The gathered queries as so many heads of so many rows.
+  std::vector<double> attend(std::int64_t heads,
+                             std::int64_t rows,
+                             const TileMaskView& tiles) const {
+    std::vector<std::byte> memory(queries_.size());
+    const auto view = [&](const std::vector<std::byte>& elements) {
+      return TensorView::contiguous(elements.data(), inputs_.q.dtype,
+                                    {grid_.batch, heads, rows, inputs_.q.shape[3]});
+    };
+    const TensorView out = view(memory);
+    attention_forward(
+        context_, {.q = view(queries_), .k = inputs_.k, .v = inputs_.v, .tiles = tiles},
+        {.scale = scale_, .block_q = grid_.block_q, .block_k = grid_.block_k}, {.out = out});
+    std::vector<double> values(out.element_count());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = load_element(out, static_cast<std::int64_t>(i));
+    }
+    return values;
   }
 
   // Calls body(batch, head, sampled tile) in the order of the gathered queries.
@@ -110,12 +114,14 @@ class Profile {
     });
   }
 
-  void gather_tiles(const TileMaskView& candidate, TileMask& tiles) const {
-    std::uint64_t* words = tiles.view().words;
+  TileMask gather_tiles(const TileMaskView& candidate) const {
+    TileMask sampled(grid_);
+    std::uint64_t* words = sampled.view().words;
     for_each_tile([&](std::int64_t batch, std::int64_t head, const SampledTile& tile) {
       words = std::copy_n(candidate.row(candidate.row_index(batch, head, tile.q_tile)),
                           grid_.words_per_row(), words);
     });
+    return sampled;
   }
 
   Context context_;
@@ -154,7 +160,7 @@ void validate(const Context& context, const SvgInputs& inputs, const SvgOptions&
 TileMask svg_tiles(const Context& context, const SvgInputs& inputs, const SvgOptions& options) {
   validate(context, inputs, options);
   const Profile profile(context, inputs, options);
-  const std::vector<double> full = profile.outputs({});
+  const std::vector<double> full = profile.full_outputs();
   const std::vector<double> spatial = profile.outputs(inputs.spatial);
   const std::vector<double> temporal = profile.outputs(inputs.temporal);
 
