@@ -97,8 +97,8 @@ struct SvgInputs {
 struct SvgOptions {
   std::optional<double> scale{};  // of the logits; absent = 1 / sqrt(head_dim)
   // The sampled queries: so many rows of tiles, at most all of them, and so many tokens of each,
-  // drawn from the seed alone and the same for all heads. Of the order of
-  // sampled_tiles * rows_per_tile / q_len of dense attention is what the choice costs.
+  // drawn from the seed alone and the same for all heads. Rows of tiles cost more than tokens: a
+  // backend computes a few queries in the time of a vector of them.
   std::int64_t sampled_tiles = 16;  // >= 1
   std::int64_t rows_per_tile = 4;   // 1 to block_q
   std::uint64_t seed = 0;

@@ -172,8 +172,7 @@ def svg_tiles(
         q, k, v, scale, layout: as in :func:`saccade.attention`.
         spatial, temporal: the candidates, of one grid.
         sampled_tiles, rows_per_tile: the sample: so many rows of tiles, at most all of them, and so
-            many queries of each, at most block_q. Its share of q_len is about what the choice
-            costs, in dense attention.
+            many queries of each, at most block_q. Rows of tiles cost more than queries.
         seed: of the sample, which is the same for all heads.
     """
     q, k, v = heads_first(q, k, v, layout)
