@@ -4,6 +4,7 @@
 // Start with attention.h (the kernels) and tile_mask.h (what they skip).
 
 #include <saccade/attention.h>
+#include <saccade/baselines.h>
 #include <saccade/context.h>
 #include <saccade/error.h>
 #include <saccade/executor.h>

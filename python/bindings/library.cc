@@ -55,6 +55,25 @@ STABLE_TORCH_LIBRARY(saccade, library) {
       "float critical_mass=0.0, float negligible_ratio=0.10, int negligible_count=-1) "
       "-> (Tensor critical, Tensor marginal)");
   library.def(
+      "random_tiles(int[] grid, float sparsity, int seed, int[] protected_queries, "
+      "int[] protected_keys) -> Tensor");
+  library.def(
+      "radial_tiles(int[] grid, int[] video, float decay, int window, int sink_frames, "
+      "int[] protected_queries, int[] protected_keys) -> Tensor");
+  library.def(
+      "spatial_tiles(int[] grid, int[] video, float ratio, int count, int sink_frames, "
+      "int[] protected_queries, int[] protected_keys) -> Tensor");
+  library.def(
+      "temporal_tiles(int[] grid, int[] video, float ratio, int count, int sink_frames, "
+      "int[] protected_queries, int[] protected_keys) -> Tensor");
+  library.def(
+      "svg_tiles(Tensor q, Tensor k, Tensor v, Tensor spatial, Tensor temporal, float? scale, "
+      "int block_q, int block_k, int sampled_tiles, int rows_per_tile, int seed) -> Tensor");
+  library.def(
+      "pooled_tiles(Tensor q, Tensor k, Tensor? q_lens, Tensor? k_lens, float? scale, "
+      "int block_q, int block_k, float ratio, int count, float mass, int[] protected_queries, "
+      "int[] protected_keys) -> Tensor");
+  library.def(
       "linear_forward(Tensor q, Tensor k, Tensor v, Tensor? tiles=None, Tensor? q_lens=None, "
       "Tensor? k_lens=None, Tensor? q_weight=None, Tensor? k_weight=None, "
       "str feature_map=\"softmax\", float epsilon=0.0, int block_q=64, int block_k=64) "
@@ -101,6 +120,8 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
   library.impl("merge_partials_backward", SACCADE_OP(merge_partials_backward));
   library.impl("pool_tiles", SACCADE_OP(pool_tiles));
   library.impl("select_tiles", SACCADE_OP(select_tiles));
+  library.impl("svg_tiles", SACCADE_OP(svg_tiles));
+  library.impl("pooled_tiles", SACCADE_OP(pooled_tiles));
   library.impl("linear_forward", SACCADE_OP(linear_forward));
   library.impl("linear_backward", SACCADE_OP(linear_backward));
   library.impl("sparse_linear_forward", SACCADE_OP(sparse_linear_forward));
@@ -110,6 +131,10 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
 
 // Operators without tensors have no device to be dispatched by.
 STABLE_TORCH_LIBRARY_IMPL(saccade, CompositeExplicitAutograd, library) {
+  library.impl("random_tiles", SACCADE_OP(random_tiles));
+  library.impl("radial_tiles", SACCADE_OP(radial_tiles));
+  library.impl("spatial_tiles", SACCADE_OP(spatial_tiles));
+  library.impl("temporal_tiles", SACCADE_OP(temporal_tiles));
   library.impl("lite_check_rule", SACCADE_OP(lite_check_rule));
   library.impl("lite_plan_step", SACCADE_OP(lite_plan_step));
   library.impl("lite_step_number", SACCADE_OP(lite_step_number));

@@ -1,3 +1,4 @@
+#include "arguments.h"
 #include "ops.h"
 #include "tensor_views.h"
 #include "torch_executor.h"
@@ -28,16 +29,6 @@ lite::Reference reference_of(const std::string& name) {
     if (lite::name_of(reference) == name) return reference;
   }
   throw InvalidArgument(fmt::format("reference must be running or lse, got '{}'", name));
-}
-
-std::vector<TokenRange> ranges_of(const std::vector<std::int64_t>& bounds, const char* name) {
-  if (bounds.size() % 2 != 0) {
-    throw InvalidArgument(fmt::format("{} has {} bounds, but needs begin and end of each range",
-                                      name, bounds.size()));
-  }
-  std::vector<TokenRange> ranges;
-  for (std::size_t i = 0; i < bounds.size(); i += 2) ranges.push_back({bounds[i], bounds[i + 1]});
-  return ranges;
 }
 
 // Active tiles of each head, [batch, heads].
@@ -148,10 +139,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
   const TileGrid grid = grid_of(inputs.q, inputs.k, block_q, block_k);
   const lite::StateView state{
       .mask = mask_of(mask, grid), .ref = view_of(ref, "ref"), .spent = view_of(spent, "spent")};
-  const std::vector<TokenRange> must_do_queries = ranges_of(protected_queries, "protected_queries");
-  const std::vector<TokenRange> must_do_keys = ranges_of(protected_keys, "protected_keys");
-  const std::vector<TokenRange> must_skip_queries = ranges_of(skipped_queries, "skipped_queries");
-  const std::vector<TokenRange> must_skip_keys = ranges_of(skipped_keys, "skipped_keys");
+  const std::vector<TokenRange> must_do_queries =
+      ranges_from(protected_queries, "protected_queries");
+  const std::vector<TokenRange> must_do_keys = ranges_from(protected_keys, "protected_keys");
+  const std::vector<TokenRange> must_skip_queries = ranges_from(skipped_queries, "skipped_queries");
+  const std::vector<TokenRange> must_skip_keys = ranges_from(skipped_keys, "skipped_keys");
   const lite::StepOptions options{.plan = {.is_dense = is_dense, .thresholds = thresholds},
                                   .rule = rule_of(reference, order, mass_budget, reprobe_period),
                                   .step = step,
@@ -193,17 +185,6 @@ bool lite_must_reset(const std::vector<std::int64_t>& last_grid,
                      std::int64_t last_step,
                      const std::vector<std::int64_t>& grid,
                      std::int64_t step) {
-  const auto grid_from = [](const std::vector<std::int64_t>& extents) {
-    if (extents.size() != 6) {
-      throw InvalidArgument(fmt::format("a grid has 6 extents, got {}", extents.size()));
-    }
-    return TileGrid{extents[0],
-                    extents[1],
-                    extents[2],
-                    extents[3],
-                    static_cast<int>(extents[4]),
-                    static_cast<int>(extents[5])};
-  };
   if (last_grid.empty()) return true;
   return lite::must_reset(lite::LastCall{grid_from(last_grid), last_step}, {grid_from(grid), step});
 }

@@ -127,6 +127,64 @@ std::tuple<Tensor, Tensor> select_tiles(const Tensor& q_means,
                                         double negligible_ratio,
                                         std::int64_t negligible_count);
 
+// The tiles of the baselines, as words of masks; see saccade/baselines.h. A grid is batch, heads,
+// q_len, k_len, block_q, block_k, a video frames, height, width, prefix, suffix, and ranges are
+// begin, end, begin, end, ...
+Tensor random_tiles(const std::vector<std::int64_t>& grid,
+                    double sparsity,
+                    std::int64_t seed,
+                    const std::vector<std::int64_t>& protected_queries,
+                    const std::vector<std::int64_t>& protected_keys);
+
+Tensor radial_tiles(const std::vector<std::int64_t>& grid,
+                    const std::vector<std::int64_t>& video,
+                    double decay,
+                    std::int64_t window,
+                    std::int64_t sink_frames,
+                    const std::vector<std::int64_t>& protected_queries,
+                    const std::vector<std::int64_t>& protected_keys);
+
+Tensor spatial_tiles(const std::vector<std::int64_t>& grid,
+                     const std::vector<std::int64_t>& video,
+                     double ratio,
+                     std::int64_t count,
+                     std::int64_t sink_frames,
+                     const std::vector<std::int64_t>& protected_queries,
+                     const std::vector<std::int64_t>& protected_keys);
+
+Tensor temporal_tiles(const std::vector<std::int64_t>& grid,
+                      const std::vector<std::int64_t>& video,
+                      double ratio,
+                      std::int64_t count,
+                      std::int64_t sink_frames,
+                      const std::vector<std::int64_t>& protected_queries,
+                      const std::vector<std::int64_t>& protected_keys);
+
+Tensor svg_tiles(const Tensor& q,
+                 const Tensor& k,
+                 const Tensor& v,
+                 const Tensor& spatial,
+                 const Tensor& temporal,
+                 std::optional<double> scale,
+                 std::int64_t block_q,
+                 std::int64_t block_k,
+                 std::int64_t sampled_tiles,
+                 std::int64_t rows_per_tile,
+                 std::int64_t seed);
+
+Tensor pooled_tiles(const Tensor& q,
+                    const Tensor& k,
+                    const std::optional<Tensor>& q_lens,
+                    const std::optional<Tensor>& k_lens,
+                    std::optional<double> scale,
+                    std::int64_t block_q,
+                    std::int64_t block_k,
+                    double ratio,
+                    std::int64_t count,
+                    double mass,
+                    const std::vector<std::int64_t>& protected_queries,
+                    const std::vector<std::int64_t>& protected_keys);
+
 Tensor linear_forward(const Tensor& q,
                       const Tensor& k,
                       const Tensor& v,

@@ -1,3 +1,4 @@
+#include "arguments.h"
 #include "ops.h"
 #include "tensor_views.h"
 #include "torch_executor.h"
@@ -14,15 +15,6 @@ using torch::headeronly::ScalarType;
 
 ScalarType mean_dtype(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-TileShare share_of(double ratio, std::int64_t count) {
-  return count < 0 ? TileShare::of_ratio(ratio) : TileShare::of_count(count);
-}
-
-Tensor empty_words(const TileGrid& grid) {
-  const std::int64_t shape[] = {grid.batch, grid.heads, grid.q_tiles(), grid.words_per_row()};
-  return torch::stable::empty({shape, 4}, ScalarType::Long);
 }
 
 }  // namespace
@@ -63,9 +55,9 @@ std::tuple<Tensor, Tensor> select_tiles(const Tensor& q_means,
   validate(inputs.grid);
   inputs.always = mask_of(always, inputs.grid);
   const SelectTilesOptions options{.scale = scale,
-                                   .critical = share_of(critical_ratio, critical_count),
+                                   .critical = share_from(critical_ratio, critical_count),
                                    .critical_mass = critical_mass,
-                                   .negligible = share_of(negligible_ratio, negligible_count)};
+                                   .negligible = share_from(negligible_ratio, negligible_count)};
   TorchExecutor executor;
   const Context context{.executor = &executor, .workspace = {}, .backend = {}};
   const Tensor critical = empty_words(inputs.grid);

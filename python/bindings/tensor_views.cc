@@ -106,6 +106,11 @@ TileMaskView mask_of(const std::optional<Tensor>& words, const TileGrid& grid) {
   return {.grid = grid, .words = static_cast<std::uint64_t*>(words->data_ptr()), .device = {}};
 }
 
+Tensor empty_words(const TileGrid& grid) {
+  const std::int64_t shape[] = {grid.batch, grid.heads, grid.q_tiles(), grid.words_per_row()};
+  return torch::stable::empty({shape, 4}, ScalarType::Long);
+}
+
 Tensor empty_lse(const Tensor& q) {
   const bool is_f64 = q.scalar_type() == ScalarType::Double;
   return torch::stable::empty({q.sizes().data(), 3},

@@ -28,6 +28,9 @@ TileGrid grid_of(const TensorView& q,
 // packed; no value gives the absent mask. Throws InvalidArgument.
 TileMaskView mask_of(const std::optional<torch::stable::Tensor>& words, const TileGrid& grid);
 
+// New words for a mask of that grid, unwritten.
+torch::stable::Tensor empty_words(const TileGrid& grid);
+
 // A new lse: f32 [batch, q_heads, q_len], f64 for f64 queries.
 torch::stable::Tensor empty_lse(const torch::stable::Tensor& q);
 

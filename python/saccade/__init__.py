@@ -5,6 +5,7 @@ out = saccade.attention(q, k, v, tiles=mask)       # only the active tiles of a 
 saccade.enable(pipeline, threshold=-6.0)           # LiteAttention inside a diffusers pipeline
 """
 
+from . import baselines
 from .adapters import disable, enable, load_state, save_state, summary
 from .adapters.summary import Summary
 from .errors import Error, InvalidArgument, Unsupported
@@ -23,6 +24,7 @@ __all__ = [
     "TileMask",
     "Unsupported",
     "attention",
+    "baselines",
     "disable",
     "enable",
     "info",

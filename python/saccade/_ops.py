@@ -23,6 +23,12 @@ merge_partials = torch.ops.saccade.merge_partials.default
 merge_partials_backward = torch.ops.saccade.merge_partials_backward.default
 pool_tiles = torch.ops.saccade.pool_tiles.default
 select_tiles = torch.ops.saccade.select_tiles.default
+random_tiles = torch.ops.saccade.random_tiles.default
+radial_tiles = torch.ops.saccade.radial_tiles.default
+spatial_tiles = torch.ops.saccade.spatial_tiles.default
+temporal_tiles = torch.ops.saccade.temporal_tiles.default
+svg_tiles = torch.ops.saccade.svg_tiles.default
+pooled_tiles = torch.ops.saccade.pooled_tiles.default
 linear_forward = torch.ops.saccade.linear_forward.default
 linear_backward = torch.ops.saccade.linear_backward.default
 sparse_linear_forward = torch.ops.saccade.sparse_linear_forward.default
@@ -91,6 +97,36 @@ def _(
     shape = (*q_means.shape[:3], -(-k_means.shape[2] // 64))
     words = q_means.new_empty(shape, dtype=torch.int64)
     return words, torch.empty_like(words)
+
+
+def _fake_static_tiles(grid: list[int], *_other_inputs: object) -> Tensor:
+    batch, heads, q_len, k_len, block_q, block_k = grid
+    shape = (batch, heads, -(-q_len // block_q), -(-k_len // (block_k * 64)))
+    return torch.empty(shape, dtype=torch.int64)
+
+
+for _name in ("random", "radial", "spatial", "temporal"):
+    torch.library.register_fake(f"saccade::{_name}_tiles")(_fake_static_tiles)
+
+
+@torch.library.register_fake("saccade::svg_tiles")
+def _(q: Tensor, k: Tensor, v: Tensor, spatial: Tensor, *_other_inputs: object) -> Tensor:
+    return torch.empty_like(spatial)
+
+
+@torch.library.register_fake("saccade::pooled_tiles")
+def _(
+    q: Tensor,
+    k: Tensor,
+    q_lens: Tensor | None,
+    k_lens: Tensor | None,
+    scale: float | None,
+    block_q: int,
+    block_k: int,
+    *_other_inputs: object,
+) -> Tensor:
+    shape = (*q.shape[:2], -(-q.shape[2] // block_q), -(-k.shape[2] // (block_k * 64)))
+    return q.new_empty(shape, dtype=torch.int64)
 
 
 @torch.library.register_fake("saccade::linear_forward")

@@ -152,3 +152,8 @@ def require_cpu(**tensors: Tensor | None) -> None:
             raise Unsupported(
                 f"{name} is on {tensor.device}, but this build has a backend for cpu only"
             )
+
+
+def bounds_of(ranges: Sequence[tuple[int, int]]) -> list[int]:
+    """begin, end, begin, end, ...: ranges of tokens as the operators take them."""
+    return [bound for one in ranges for bound in one]

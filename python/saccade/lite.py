@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import _ops
 from .errors import InvalidArgument, Unsupported, call
-from .functional import Layout, attention, has_length_first, heads_first, require_cpu
+from .functional import Layout, attention, bounds_of, has_length_first, heads_first, require_cpu
 from .tile_mask import TileGrid, TileMask
 
 DEFAULT_THRESHOLD = -8.0
@@ -214,8 +214,8 @@ class LiteAttention:
             *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
             *(self.block_q, self.block_k, step, state.is_new, is_dense, [threshold]),
             *(self.reference, self.order, self.mass_budget, self.reprobe_period),
-            *(_bounds(self.protected_queries), _bounds(self.protected_keys)),
-            *(_bounds(self.skipped_queries), _bounds(self.skipped_keys)),
+            *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
+            *(bounds_of(self.skipped_queries), bounds_of(self.skipped_keys)),
         )
         state.step, state.is_new = step, False
         tiles = math.prod(state.mask.grid.shape[2:])
@@ -280,7 +280,3 @@ class LiteAttention:
             spent = torch.zeros(grid.shape[:3], device=q.device)
         mask = TileMask.full(*astuple(grid), device=q.device)
         return BranchState(mask, step, ref, spent)
-
-
-def _bounds(ranges: Sequence[tuple[int, int]]) -> list[int]:
-    return [bound for one in ranges for bound in one]

@@ -84,7 +84,7 @@ def select_tiles(
     chosen = call(
         _ops.select_tiles,
         *(*means, grid.q_len, grid.k_len, block_q, block_k, q_lens, k_lens, words, scale),
-        *(*_share("critical", critical), critical_mass, *_share("negligible", negligible)),
+        *(*tile_share("critical", critical), critical_mass, *tile_share("negligible", negligible)),
     )
     return TileMask(grid, chosen[0]), TileMask(grid, chosen[1])
 
@@ -189,7 +189,7 @@ def sparse_linear_attention(
     return out, linear_out
 
 
-def _share(name: str, value: float | int) -> tuple[float, int]:
+def tile_share(name: str, value: float | int) -> tuple[float, int]:
     """Ratio and count, of which a count that is not negative decides."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidArgument(

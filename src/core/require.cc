@@ -102,6 +102,13 @@ void require_threshold(double threshold) {
   }
 }
 
+void require_share(std::string_view name, double share) {
+  if (share >= 0 && share <= 1) return;
+  throw InvalidArgument(
+      fmt::format("{} is {}, but must be in [0, 1]; the nearest legal choice is {}", name, share,
+                  share > 1 ? 1 : 0));
+}
+
 void require_ranges(std::string_view name,
                     std::span<const TokenRange> ranges,
                     std::int64_t length) {

@@ -38,6 +38,9 @@ void require_mask(std::string_view name, const TileMaskView& mask, const TileGri
 // A skip threshold: not NaN, not positive.
 void require_threshold(double threshold);
 
+// A share, in [0, 1].
+void require_share(std::string_view name, double share);
+
 // Ranges within [0, length].
 void require_ranges(std::string_view name, std::span<const TokenRange> ranges, std::int64_t length);
 

@@ -36,13 +36,6 @@ void require_means(std::string_view name,
   require_unit_stride(name, means);
 }
 
-void require_share(std::string_view name, double share) {
-  if (share >= 0 && share <= 1) return;
-  throw InvalidArgument(
-      fmt::format("{} is {}, but must be in [0, 1]; the nearest legal choice is {}", name, share,
-                  share > 1 ? 1 : 0));
-}
-
 }  // namespace
 
 TileShare TileShare::of_ratio(double ratio) {

@@ -13,7 +13,7 @@ namespace {
 TEST(BenchCommand, WritesEveryMeasurement) {
   const std::string path = temporary_path("bench.json");
   const ToolRun run = run_tool(
-      "bench --heads 2 --len 300 --dim 32,64 --sparsity 0,50 --repeats 2 --threads 2 "
+      "bench --heads 2 --len 300 --dim 32,64 --sparsity 0,60 --repeats 2 --threads 2 "
       "--block-q 64 --json '" +
       path + "'");
   ASSERT_EQ(run.exit_code, 0) << run.err;
@@ -44,7 +44,7 @@ TEST(BenchCommand, WritesEveryMeasurement) {
   EXPECT_EQ(dense["speed_up"], 1);
   EXPECT_TRUE(dense["efficiency"].is_null());
   EXPECT_EQ(json["results"][1]["sparsity"], 0);
-  EXPECT_EQ(json["results"][2]["sparsity"], 0.5);  // 2 x 5 x 5 tiles
+  EXPECT_EQ(json["results"][2]["sparsity"], 0.6);  // of 5 x 5 tiles in each head
   EXPECT_EQ(json["results"][12]["kernel"], "sla");
   EXPECT_EQ(json["results"][12]["pass"], "backward");
 }

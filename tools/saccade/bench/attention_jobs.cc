@@ -1,6 +1,7 @@
 #include "bench/attention_jobs.h"
 
 #include <saccade/attention.h>
+#include <saccade/baselines.h>
 
 #include <memory>
 
@@ -9,6 +10,8 @@ namespace {
 
 // The paper's default is of this size; what it marks does not change the time.
 constexpr double kThreshold = -8;
+
+constexpr std::uint64_t kSeed = 0;
 
 // Attention that is dense or over tiles drawn at random, with everything that both passes need.
 struct Attention {
@@ -20,7 +23,7 @@ struct Attention {
         out(operands.make_tensor(operands.grid.q_len)),
         lse(DType::f32, {operands.grid.batch, operands.grid.heads, operands.grid.q_len}),
         marks(operands.grid) {
-    if (sparsity) tiles = random_tiles(operands.grid, 1 - *sparsity);
+    if (sparsity) tiles = baselines::random_tiles(operands.grid, *sparsity, kSeed);
   }
 
   TileMaskView tiles_view() const { return tiles ? tiles->view() : TileMaskView{}; }

@@ -1,7 +1,5 @@
 #include "bench/operands.h"
 
-#include <algorithm>
-#include <cmath>
 #include <random>
 #include <vector>
 
@@ -43,19 +41,6 @@ double Operands::logits() const {
 double Operands::bytes(int tensors) const {
   return static_cast<double>(tensors * q.view().element_count()) *
          static_cast<double>(size_of(dtype));
-}
-
-TileMask random_tiles(const TileGrid& grid, double share) {
-  std::mt19937 engine;
-  const auto exact = share * static_cast<double>(grid.tiles());
-  std::int64_t wanted = std::max<std::int64_t>(1, std::llround(exact));
-  std::vector<std::uint8_t> active(grid.tiles());
-  for (std::int64_t tile = 0; tile < grid.tiles(); ++tile) {
-    std::uniform_int_distribution<std::int64_t> position(1, grid.tiles() - tile);
-    active[tile] = position(engine) <= wanted;
-    wanted -= active[tile];
-  }
-  return TileMask::from_dense(grid, active);
 }
 
 }  // namespace saccade::cli

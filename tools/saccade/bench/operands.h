@@ -2,7 +2,7 @@
 
 #include "host_tensor.h"
 
-#include <saccade/tile_mask.h>
+#include <saccade/tile_grid.h>
 
 #include <cstdint>
 
@@ -27,8 +27,5 @@ struct Operands {
   HostTensor q, k, v, dout;
   HostTensor dq, dk, dv;
 };
-
-// Exactly as many tiles as asked for, at least one, each choice of them equally likely.
-TileMask random_tiles(const TileGrid& grid, double share);
 
 }  // namespace saccade::cli

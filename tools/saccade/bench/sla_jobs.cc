@@ -1,5 +1,6 @@
 #include "bench/sla_jobs.h"
 
+#include <saccade/baselines.h>
 #include <saccade/routing.h>
 #include <saccade/sparse_linear.h>
 
@@ -7,6 +8,9 @@
 
 namespace saccade::cli {
 namespace {
+
+constexpr std::uint64_t kCriticalSeed = 0;
+constexpr std::uint64_t kMarginalSeed = 1;
 
 struct Sla {
   Sla(const Context& call_context, const Operands& call_operands)
@@ -18,8 +22,8 @@ struct Sla {
         lse(DType::f32, {grid.batch, grid.heads, grid.q_len}),
         q_means(DType::f32, {grid.batch, grid.heads, grid.q_tiles(), operands.head_dim}),
         k_means(DType::f32, {grid.batch, grid.heads, grid.k_tiles(), operands.head_dim}),
-        critical(random_tiles(grid, kCriticalShare)),
-        marginal(random_tiles(grid, kMarginalShare)),
+        critical(baselines::random_tiles(grid, 1 - kCriticalShare, kCriticalSeed)),
+        marginal(baselines::random_tiles(grid, 1 - kMarginalShare, kMarginalSeed)),
         selected_critical(grid),
         selected_marginal(grid) {}
 
