@@ -19,7 +19,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 
-from saccade.report.files import write_atomically
+from saccade.files import write_atomically
 
 matplotlib.use("Agg")
 

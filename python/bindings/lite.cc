@@ -47,21 +47,6 @@ Tensor count_active_by_head(const TileMaskView& state, bool is_dense) {
 
 }  // namespace
 
-std::tuple<bool, double> lite_plan_step(double threshold,
-                                        const std::vector<double>& thresholds,
-                                        std::int64_t dense_first_steps,
-                                        std::int64_t dense_last_steps,
-                                        std::int64_t num_steps,
-                                        std::int64_t step) {
-  const lite::StepPlan plan = lite::plan_step({.threshold = threshold,
-                                               .thresholds = thresholds,
-                                               .dense_first_steps = dense_first_steps,
-                                               .dense_last_steps = dense_last_steps,
-                                               .num_steps = num_steps},
-                                              step);
-  return {plan.is_dense, plan.threshold};
-}
-
 std::int64_t lite_step_number(const std::vector<double>& timesteps) {
   lite::Clock clock;
   std::int64_t step = 0;
@@ -94,7 +79,7 @@ std::tuple<Tensor, Tensor, Tensor> lite_step(const Tensor& q,
   const TileMaskView mask = mask_of(state, grid);
   const std::vector<TokenRange> queries = ranges_of(protected_queries, "protected_queries");
   const std::vector<TokenRange> keys = ranges_of(protected_keys, "protected_keys");
-  const lite::StepOptions options{.plan = {.is_dense = is_dense, .threshold = threshold},
+  const lite::StepOptions options{.plan = {.is_dense = is_dense, .thresholds = {threshold}},
                                   .scale = scale,
                                   .order = order_of(order),
                                   .protected_queries = queries,

@@ -12,43 +12,8 @@ from torch import Tensor
 from . import _ops
 from .errors import InvalidArgument, Unsupported, call
 from .functional import Layout, has_length_first, heads_first, require_cpu
+from .lite_schedule import DEFAULT_THRESHOLD, LiteSchedule
 from .tile_mask import TileGrid, TileMask
-
-DEFAULT_THRESHOLD = -8.0
-
-
-@dataclass(frozen=True)
-class LiteSchedule:
-    """When everything is computed, and from which score on a computed tile is dropped.
-
-    ``threshold``: at most 0, log2 units. A tile is dropped once no softmax weight in it exceeds
-    2^threshold, measured against the running row maximum (eq. 7 of the paper, eps = -threshold *
-    ln 2). Closer to 0 drops more; -inf drops nothing.
-    ``thresholds``: one for each step, instead of ``threshold``.
-    ``dense_first_steps``, ``dense_last_steps``: steps that compute every tile; they mark like any
-    other. The last ones need ``num_steps``, the steps of a generation (0 = unknown).
-
-    Raises InvalidArgument if these contradict each other, TypeError for what is no number.
-    """
-
-    threshold: float = DEFAULT_THRESHOLD
-    thresholds: tuple[float, ...] = ()
-    dense_first_steps: int = 1
-    dense_last_steps: int = 0
-    num_steps: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "threshold", float(self.threshold))
-        object.__setattr__(self, "thresholds", tuple(map(float, self.thresholds)))
-        self.plan(0)
-
-    def plan(self, step: int) -> tuple[bool, float]:
-        """Whether step ``step`` (from 0) is dense, and its threshold."""
-        return call(
-            _ops.lite_plan_step,
-            *(self.threshold, list(self.thresholds), self.dense_first_steps),
-            *(self.dense_last_steps, self.num_steps, step),
-        )
 
 
 @dataclass(frozen=True)
@@ -86,19 +51,21 @@ class LiteAttention:
     and when batch, heads, lengths or device change.
 
     Args:
-        schedule: thresholds and dense steps. Without it, ``threshold`` (default -8) at every step
-            after the first.
+        schedule: thresholds, and what is dense. Without it, ``threshold`` (default -8) at every
+            step after the first.
         threshold: see LiteSchedule; give either this or ``schedule``.
+        layer: path of the layer, for the patterns of the schedule.
         block_q, block_k: tile size, each 64 or 128.
         order: "linear", "reversed", "radial", or "alternating" (linear on even steps, reversed on
             odd ones): the order in which a row visits its tiles. The first one visited is kept.
         protected_queries, protected_keys: half-open (begin, end) ranges of tokens that are never
-            skipped, such as text, rounded outward to tiles.
+            skipped, such as text, rounded outward to tiles; those of the schedule come on top.
         scale: logits are scale * q k^T. None is 1 / sqrt(head_dim).
         layout: "bhsd" or "bshd", as for saccade.attention.
 
     ``statistics`` holds one entry for each call of the current generation. Inference only: calls
-    under autograd raise Unsupported.
+    under autograd raise Unsupported, and so do schedules with must-skip ranges and, when they are
+    reached, thresholds of heads.
     """
 
     def __init__(
@@ -106,6 +73,7 @@ class LiteAttention:
         schedule: LiteSchedule | None = None,
         *,
         threshold: float | None = None,
+        layer: str = "",
         block_q: int = 128,
         block_k: int = 64,
         order: str = "linear",
@@ -124,11 +92,16 @@ class LiteAttention:
         TileGrid(1, 1, 1, 1, block_q, block_k)  # refuses other block sizes
         if schedule is None:
             schedule = LiteSchedule(DEFAULT_THRESHOLD if threshold is None else threshold)
+        if schedule.must_skip_queries or schedule.must_skip_keys:
+            raise Unsupported(
+                "the schedule has must_skip ranges, which this build does not skip; leave them out"
+            )
         self.schedule = schedule
+        self.layer = layer
         self.block_q, self.block_k = block_q, block_k
         self.order = order
-        self.protected_queries = tuple(protected_queries)
-        self.protected_keys = tuple(protected_keys)
+        self.protected_queries = (*protected_queries, *schedule.must_do_queries)
+        self.protected_keys = (*protected_keys, *schedule.must_do_keys)
         self.scale = scale
         self.layout: Layout = layout
         self.statistics: list[StepStatistics] = []
@@ -142,11 +115,15 @@ class LiteAttention:
         *,
         step: int | Tensor,
         branch: str = "cond",
+        sigma: float | None = None,
         q_lens: Tensor | None = None,
         k_lens: Tensor | None = None,
         return_lse: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Attention of step ``step`` (from 0) of ``branch``; shapes as for saccade.attention."""
+        """Attention of step ``step`` (from 0) of ``branch``; shapes as for saccade.attention.
+
+        ``sigma``: the noise level, in [0, 1], for schedules with dense ranges of sigma.
+        """
         if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
             raise Unsupported(
                 "LiteAttention has no gradients; call it under torch.no_grad(), or use "
@@ -155,7 +132,7 @@ class LiteAttention:
         step = int(step)
         q, k, v = heads_first(q, k, v, self.layout)
         require_cpu(q=q, k=k, v=v, q_lens=q_lens, k_lens=k_lens)
-        is_dense, threshold = self.schedule.plan(step)
+        is_dense, threshold = self._plan(q, k, step, sigma)
         state = self._state(q, k, step, branch)
         out, lse, active = call(
             _ops.lite_step,
@@ -181,6 +158,21 @@ class LiteAttention:
         """Forgets all branches and statistics; the next call of each starts with a full mask."""
         self._states.clear()
         self.statistics.clear()
+
+    def _plan(self, q: Tensor, k: Tensor, step: int, sigma: float | None) -> tuple[bool, float]:
+        is_dense, thresholds = self.schedule.plan(
+            step,
+            sigma=sigma,
+            layer=self.layer,
+            heads=q.shape[1],
+            length=max(q.shape[2], k.shape[2]),
+        )
+        if len(thresholds) > 1:
+            raise Unsupported(
+                f"the schedule has {len(thresholds)} thresholds of heads for layer {self.layer!r}, "
+                "but this build takes one for all heads"
+            )
+        return is_dense, thresholds[0]
 
     def _state(self, q: Tensor, k: Tensor, step: int, branch: str) -> _State:
         grid = TileGrid(*q.shape[:3], k.shape[2], self.block_q, self.block_k)

@@ -56,7 +56,7 @@ TEST_F(LiteStepTest, ComputesTheStateAndDropsWhatItMarks) {
   for (int i = 0; i < 4; ++i) {
     const TileMask before = state_;
     const ForwardResult expected = attend(before);
-    const ForwardResult result = run({.is_dense = false, .threshold = -4});
+    const ForwardResult result = run({.is_dense = false, .thresholds = {-4}});
     EXPECT_EQ(result.out.bytes(), expected.out.bytes());
     EXPECT_EQ(*result.marks, *expected.marks);
     TileMask dropped = before;
@@ -70,7 +70,7 @@ TEST_F(LiteStepTest, ComputesTheStateAndDropsWhatItMarks) {
 TEST_F(LiteStepTest, DenseStepComputesEverythingAndMarks) {
   state_ = TileMask(grid_);
   const TileMask full = TileMask::full(grid_);
-  const ForwardResult result = run({.is_dense = true, .threshold = -4});
+  const ForwardResult result = run({.is_dense = true, .thresholds = {-4}});
   EXPECT_EQ(result.out.bytes(), attend(full).out.bytes());
   TileMask kept = full;
   kept -= *result.marks;
@@ -80,14 +80,14 @@ TEST_F(LiteStepTest, DenseStepComputesEverythingAndMarks) {
 TEST_F(LiteStepTest, MinusInfinityIsTheFullMaskBitForBit) {
   const ForwardResult dense = attend(TileMask::full(grid_));
   for (int i = 0; i < 3; ++i) {
-    const ForwardResult result = run({.is_dense = false, .threshold = -kInfinity});
+    const ForwardResult result = run({.is_dense = false, .thresholds = {-kInfinity}});
     EXPECT_EQ(result.out.bytes(), dense.out.bytes());
     EXPECT_EQ(state_, TileMask::full(grid_));
   }
 }
 
 TEST_F(LiteStepTest, ProtectedKeysStay) {
-  run({.is_dense = false, .threshold = 0}, {{130, 131}});
+  run({.is_dense = false, .thresholds = {0}}, {{130, 131}});
   for (int q_tile = 0; q_tile < 3; ++q_tile) EXPECT_TRUE(state_.test(0, 1, q_tile, 2)) << q_tile;
   EXPECT_LT(state_.count(), grid_.tiles());
 }
@@ -116,10 +116,16 @@ TEST_F(LiteStepTest, BadInputLeavesEverythingUntouched) {
   TileGrid other = grid_;
   other.k_len += 64;
   const TileMask foreign = TileMask::full(other);
-  refuses(problem_.inputs(), {.plan = {.is_dense = true}}, foreign.view(), result.outputs());
-  refuses(problem_.inputs(), {.plan = {.threshold = 1}}, state_.view(), result.outputs());
+  refuses(problem_.inputs(), {.plan = {.is_dense = true, .thresholds = {-4}}}, foreign.view(),
+          result.outputs());
+  refuses(problem_.inputs(), {.plan = {.thresholds = {1}}}, state_.view(), result.outputs());
   const TokenRange beyond[] = {{0, 701}};
-  refuses(problem_.inputs(), {.protected_keys = beyond}, state_.view(), result.outputs());
+  refuses(problem_.inputs(), {.plan = {.thresholds = {-4}}, .protected_keys = beyond},
+          state_.view(), result.outputs());
+  EXPECT_THROW(step({}, problem_.inputs(), {.plan = {.thresholds = {-4, -5}}}, state_.view(),
+                    result.outputs()),
+               Unsupported);
+  EXPECT_EQ(result.out.bytes(), untouched);
 }
 
 }  // namespace

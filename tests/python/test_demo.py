@@ -22,8 +22,8 @@ from saccade.demo.moving_shapes import VOCABULARY, Prompt, draw_clips, embed, fo
 from saccade.demo.random_tiles import RandomTiles, kept_tiles
 from saccade.demo.results_file import ResultsFile
 from saccade.demo.sweep import Sweep
+from saccade.files import write_atomically
 from saccade.report import Clip, Contents, MaskHistory, Measurement, summarise, write_report
-from saccade.report.files import write_atomically
 from saccade.report.measurement import featured, interval
 
 PROMPT = "ring blue striped left waves"

@@ -21,5 +21,6 @@ struct Invocation {
 void add_info_command(CLI::App& app, Invocation& invocation);
 void add_check_command(CLI::App& app, Invocation& invocation);
 void add_bench_command(CLI::App& app, Invocation& invocation);
+void add_schedule_command(CLI::App& app, Invocation& invocation);
 
 }  // namespace saccade::cli

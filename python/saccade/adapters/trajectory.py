@@ -12,10 +12,14 @@ class Trajectory:
     """Step and branch of the transformer call under way, from the timesteps of the calls so far.
 
     Steps count from 0 and rise as the timestep falls; a timestep that rises begins a generation.
+    ``sigmas`` holds the noise level of each step of the current or last generation: its timestep
+    over ``num_train_timesteps``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_train_timesteps: int) -> None:
         self._current: tuple[int, str] | None = None
+        self._num_train_timesteps = num_train_timesteps
+        self.sigmas: list[float] = []
         self.forget()
 
     def forget(self) -> None:
@@ -43,6 +47,7 @@ class Trajectory:
         self._timesteps = [timestep] if step == 0 else [*self._timesteps, timestep]
         self._finished = finished
         self._current = step, branch
+        self.sigmas = [*self.sigmas[:step], timestep / self._num_train_timesteps]
         return step == 0 and not finished
 
     def end_call(self) -> None:
@@ -50,14 +55,14 @@ class Trajectory:
             self._finished.add(self._current[1])
         self._current = None
 
-    def now(self, path: str) -> tuple[int, str]:
-        """Step and branch of the call under way, for the layer at ``path``."""
+    def now(self, path: str) -> tuple[int, str, float]:
+        """Step, branch and sigma of the call under way, for the layer at ``path``."""
         if self._current is None:
             raise InvalidArgument(
                 f"{path} was called outside its transformer, which is where the timestep is read; "
                 "call the transformer, or saccade.disable it first"
             )
-        return self._current
+        return *self._current, self.sigmas[-1]
 
 
 def _refuse_second_call_without_context(timestep: float) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import InvalidArgument
-from ..report.files import write_atomically
+from ..files import write_atomically
 from .moving_shapes import KINDS
 
 LABELS = (*KINDS, "nothing")

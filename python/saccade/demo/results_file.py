@@ -11,8 +11,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..files import write_atomically
 from ..report import MaskHistory, Measurement
-from ..report.files import write_atomically
 from .draw import Drawn, Request
 
 

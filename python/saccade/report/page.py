@@ -15,9 +15,9 @@ import plotly.graph_objects as go
 import plotly.offline
 from markupsafe import Markup
 
+from ..files import write_atomically
 from . import figures
 from .contents import Contents
-from .files import write_atomically
 from .measurement import Measurement, Row, featured, summarise
 from .sprites import mask_data, sprite_of
 from .table import COLUMNS, format_interval, table_cells

@@ -3,6 +3,8 @@
 #include <saccade/error.h>
 #include <saccade/lite.h>
 
+#include <fmt/format.h>
+
 namespace saccade::lite {
 
 void step(const Context& context,
@@ -20,6 +22,11 @@ void step(const Context& context,
   }
   if (!state) throw InvalidArgument("state is missing");
   if (!outputs.marks) throw InvalidArgument("outputs.marks is missing");
+  if (options.plan.thresholds.size() != 1) {
+    throw Unsupported(
+        fmt::format("the plan has {} thresholds, but this build needs 1 for all heads",
+                    options.plan.thresholds.size()));
+  }
 
   AttentionInputs computed = inputs;
   if (!options.plan.is_dense) computed.tiles = state;
@@ -31,7 +38,7 @@ void step(const Context& context,
   validate_update_mask(found, update, state);  // before attention writes anything
   attention_forward(context, computed,
                     {.scale = options.scale,
-                     .threshold = options.plan.threshold,
+                     .threshold = options.plan.thresholds.front(),
                      .order = options.order,
                      .block_q = state.grid.block_q,
                      .block_k = state.grid.block_k},
