@@ -69,9 +69,13 @@ TEST(LiteScheduleTableTest, TextGroupsEqualPlans) {
                              .num_steps = 10,
                              .dense_layers = {"*.0.*"}};
   EXPECT_EQ(to_text(resolve(schedule, {.layers = layers_of(5)})),
-            "step                              0-1           2-8   9\n"
-            "blocks.0.attn1                    dense         dense dense\n" +
-                std::string());
+            "step                              0-1           2-8    9\n"
+            "blocks.0.attn1                    dense         dense  dense\n"
+            "blocks.1.attn1 to blocks.2.attn1  dense (-6)    -6     dense (-6)\n"
+            "blocks.3.attn1                    dense (-2.5)  -2.5   dense (-2.5)\n"
+            "blocks.4.attn1                    dense (-6)    -6     dense (-6)\n"
+            "Thresholds in log2 units; dense (t): every tile is computed, and marked by threshold "
+            "t.\n");
 }
 
 TEST(LiteScheduleTableTest, TextShowsSigmasAndHeads) {
@@ -80,7 +84,12 @@ TEST(LiteScheduleTableTest, TextShowsSigmasAndHeads) {
                              .dense_first_sigma = 0.6};
   EXPECT_EQ(
       to_text(resolve(schedule, {.layers = layers_of(2), .sigmas = {1, 0.75, 0.5}, .heads = 2})),
-      "");
+      "step            0-1               2\n"
+      "sigma           1 to 0.75         0.5\n"
+      "blocks.0.attn1  dense (-8)        -8\n"
+      "blocks.1.attn1  dense (-3 to -2)  -3 to -2\n"
+      "Thresholds in log2 units; dense (t): every tile is computed, and marked by threshold "
+      "t.\n");
 }
 
 TEST(LiteScheduleTableTest, WideTablesGoOnBelow) {

@@ -145,7 +145,6 @@ def test_files(tmp_path: Path):
         ({"threshold": 0.5}, "threshold is 0.5"),
         ({"threshold": math.nan}, "threshold is nan"),
         ({"thresholds": (-1, math.inf)}, r"thresholds\[1\] is inf"),
-        ({"dense_first_steps": True}, "dense_first_steps is true"),
         ({"num_steps": 2**63}, "num_steps is 9223372036854775808"),
         ({"dense_last_steps": 1}, "num_steps is unknown"),
         ({"dense_first_sigma": 2}, "dense_first_sigma is 2"),

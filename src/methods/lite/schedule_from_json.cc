@@ -132,6 +132,15 @@ class ParserGuard {
   std::vector<std::set<std::string>> names_;  // of the objects that are open
 };
 
+// The parser quotes what it read: bytes of any kind and number, which a message must not hold.
+std::string printable(std::string reason) {
+  constexpr std::size_t kLongest = 200;
+  reason.resize(std::min(reason.size(), kLongest));
+  std::ranges::replace_if(
+      reason, [](char c) { return c < ' ' || c > '~'; }, '?');
+  return reason;
+}
+
 Json parsed(std::string_view text) {
   try {
     ParserGuard guard;
@@ -139,7 +148,7 @@ Json parsed(std::string_view text) {
       return guard(depth, event, json);
     });
   } catch (const Json::exception& error) {
-    throw InvalidArgument(fmt::format("the schedule is no JSON: {}", error.what()));
+    throw InvalidArgument("the schedule is no JSON: " + printable(error.what()));
   }
 }
 
