@@ -128,7 +128,7 @@ TEST(LiteScheduleJsonTest, WhatIsNoScheduleIsRefused) {
       {"{", {"no JSON"}},
       {R"({"version": 1} x)", {"no JSON"}},
       {"{\"version\": 1, \"dense_layers\": [\"\xff\"]}", {"no JSON"}},
-      {"\"\xc3\xa4\xc3", {"no JSON", "????"}},
+      {"\"\xc3\xa4\xc3", {"no JSON", "last read: '\"???"}},
       {std::string("\0", 1), {"no JSON"}},
       {std::string(1'000'000, '['), {"nested more than 8 deep"}},
       {"[]", {"the schedule is a list"}},
