@@ -1,6 +1,7 @@
 #pragma once
 
 #include <saccade/attention.h>
+#include <saccade/lite_schedule.h>
 #include <saccade/update_mask.h>
 
 #include <cstdint>
@@ -14,41 +15,6 @@
 // start of a generation; rules beyond the paper's add a few numbers for each row.
 
 namespace saccade::lite {
-
-// When everything is computed, and from which score on a computed tile is dropped.
-struct Schedule {
-  // <= 0, log2 units: a tile is dropped once no softmax weight in it exceeds 2^threshold, measured
-  // against the running row maximum (section 3.1, eq. 7, with eps = -threshold * ln 2). Closer to 0
-  // drops more; -inf drops nothing.
-  double threshold = -8.0;
-
-  // Thresholds of single steps; entry i is that of step i. Empty = `threshold` for all of them.
-  std::vector<double> thresholds{};
-
-  // The first and last steps compute every tile, and mark tiles like any other step.
-  std::int64_t dense_first_steps = 1;
-  std::int64_t dense_last_steps = 0;
-
-  // Steps of a generation; 0 = unknown. Needed for dense_last_steps.
-  std::int64_t num_steps = 0;
-};
-
-// What a schedule says about one step.
-struct StepPlan {
-  bool is_dense = false;
-  std::vector<double> thresholds{0};  // one for all query heads, or one for each
-
-  friend bool operator==(const StepPlan&, const StepPlan&) = default;
-};
-
-// Throws InvalidArgument if the schedule contradicts itself: a threshold that is NaN or positive, a
-// negative number of steps, dense_last_steps without num_steps, thresholds of fewer steps than
-// num_steps, more dense steps than steps.
-void validate(const Schedule& schedule);
-
-// The plan of step `step`, counted from 0. Throws like validate, and for a step that is negative,
-// not below num_steps, or without an entry in `thresholds`.
-StepPlan plan_step(const Schedule& schedule, std::int64_t step);
 
 // Turns the timestep that a transformer is called with, which falls during a generation, into step
 // numbers, so that guidance branches, skipped blocks and repeated calls do not shift them.

@@ -11,6 +11,7 @@
 #include <saccade/info.h>
 #include <saccade/linear_attention.h>
 #include <saccade/lite.h>
+#include <saccade/lite_schedule.h>
 #include <saccade/merge_partials.h>
 #include <saccade/output_file.h>
 #include <saccade/routing.h>

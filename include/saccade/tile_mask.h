@@ -13,6 +13,8 @@ namespace saccade {
 struct TokenRange {
   std::int64_t begin = 0;
   std::int64_t end = 0;
+
+  friend bool operator==(const TokenRange&, const TokenRange&) = default;
 };
 
 // A half-open range of tiles of one row.

@@ -104,10 +104,16 @@ STABLE_TORCH_LIBRARY(saccade, library) {
       "int[] skipped_queries, int[] skipped_keys) "
       "-> (Tensor out, Tensor lse, Tensor active, Tensor probed_mass)");
   library.def(
-      "lite_plan_step(float threshold, float[] thresholds, int dense_first_steps, "
-      "int dense_last_steps, int num_steps, int step) -> (bool is_dense, float threshold)");
-  library.def(
       "lite_check_rule(str reference, str order, float? mass_budget, int reprobe_period) -> ()");
+  library.def("lite_schedule_json(Tensor schedule) -> str");
+  library.def(
+      "lite_plan_step(Tensor schedule, int step, float? sigma, str layer, int heads, int length) "
+      "-> (bool is_dense, float[] thresholds)");
+  library.def(
+      "lite_schedule_table(Tensor schedule, Tensor layers, float[] sigmas, int num_steps, "
+      "int heads, int length) -> str");
+  library.def("lite_dense_layers(Tensor schedule, Tensor layers) -> str");
+  library.def("lite_require_match(Tensor schedule, Tensor other) -> ()");
   library.def("lite_step_number(float[] timesteps) -> int");
   library.def("lite_must_reset(int[] last_grid, int last_step, int[] grid, int step) -> bool");
   library.def("info() -> str");
@@ -127,6 +133,11 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
   library.impl("sparse_linear_forward", SACCADE_OP(sparse_linear_forward));
   library.impl("sparse_linear_backward", SACCADE_OP(sparse_linear_backward));
   library.impl("lite_step", SACCADE_OP(lite_step));
+  library.impl("lite_schedule_json", SACCADE_OP(lite_schedule_json));
+  library.impl("lite_plan_step", SACCADE_OP(lite_plan_step));
+  library.impl("lite_schedule_table", SACCADE_OP(lite_schedule_table));
+  library.impl("lite_dense_layers", SACCADE_OP(lite_dense_layers));
+  library.impl("lite_require_match", SACCADE_OP(lite_require_match));
 }
 
 // Operators without tensors have no device to be dispatched by.
@@ -136,7 +147,6 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CompositeExplicitAutograd, library) {
   library.impl("spatial_tiles", SACCADE_OP(spatial_tiles));
   library.impl("temporal_tiles", SACCADE_OP(temporal_tiles));
   library.impl("lite_check_rule", SACCADE_OP(lite_check_rule));
-  library.impl("lite_plan_step", SACCADE_OP(lite_plan_step));
   library.impl("lite_step_number", SACCADE_OP(lite_step_number));
   library.impl("lite_must_reset", SACCADE_OP(lite_must_reset));
   library.impl("info", SACCADE_OP(info));

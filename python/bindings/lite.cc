@@ -83,21 +83,6 @@ void lite_check_rule(const std::string& reference,
   lite::validate(rule_of(reference, order, mass_budget, reprobe_period));
 }
 
-std::tuple<bool, double> lite_plan_step(double threshold,
-                                        const std::vector<double>& thresholds,
-                                        std::int64_t dense_first_steps,
-                                        std::int64_t dense_last_steps,
-                                        std::int64_t num_steps,
-                                        std::int64_t step) {
-  const lite::StepPlan plan = lite::plan_step({.threshold = threshold,
-                                               .thresholds = thresholds,
-                                               .dense_first_steps = dense_first_steps,
-                                               .dense_last_steps = dense_last_steps,
-                                               .num_steps = num_steps},
-                                              step);
-  return {plan.is_dense, plan.thresholds[0]};
-}
-
 std::int64_t lite_step_number(const std::vector<double>& timesteps) {
   lite::Clock clock;
   std::int64_t step = 0;

@@ -59,13 +59,33 @@ void lite_check_rule(const std::string& reference,
                      std::optional<double> mass_budget,
                      std::int64_t reprobe_period);
 
-// What a schedule says about a step: whether it is dense, and its threshold.
-std::tuple<bool, double> lite_plan_step(double threshold,
-                                        const std::vector<double>& thresholds,
-                                        std::int64_t dense_first_steps,
-                                        std::int64_t dense_last_steps,
-                                        std::int64_t num_steps,
-                                        std::int64_t step);
+// Schedules are the bytes of their JSON, uint8 [n], and layers those of a JSON list of paths.
+
+// The JSON of a schedule as the library writes it.
+std::string lite_schedule_json(const Tensor& schedule);
+
+// What a schedule says about a call: whether it is dense, and its thresholds.
+std::tuple<bool, std::vector<double>> lite_plan_step(const Tensor& schedule,
+                                                     std::int64_t step,
+                                                     std::optional<double> sigma,
+                                                     const std::string& layer,
+                                                     std::int64_t heads,
+                                                     std::int64_t length);
+
+// JSON: the `text` of a table, and `plans` [layer][step], each a pair of is_dense and thresholds.
+std::string lite_schedule_table(const Tensor& schedule,
+                                const Tensor& layers,
+                                const std::vector<double>& sigmas,
+                                std::int64_t num_steps,
+                                std::int64_t heads,
+                                std::int64_t length);
+
+// JSON: the list of those layers that are dense. Throws InvalidArgument for a pattern of the
+// schedule that matches none of the layers.
+std::string lite_dense_layers(const Tensor& schedule, const Tensor& layers);
+
+// Throws InvalidArgument where the fingerprints of two schedules differ.
+void lite_require_match(const Tensor& schedule, const Tensor& other);
 
 // The step of the last of a transformer's calls, from the timesteps of all of them in their order.
 std::int64_t lite_step_number(const std::vector<double>& timesteps);

@@ -10,13 +10,16 @@ from .adapters import disable, enable, load_state, save_state, summary
 from .adapters.summary import Summary
 from .errors import Error, InvalidArgument, Unsupported
 from .functional import attention, info, merge_partials
-from .lite import LiteAttention, LiteSchedule
+from .lite import LiteAttention
+from .lite_schedule import Fingerprint, LayerThresholds, LiteSchedule
 from .sla import linear_attention, pool_tiles, select_tiles, sparse_linear_attention
 from .tile_mask import TileGrid, TileMask
 
 __all__ = [
     "Error",
+    "Fingerprint",
     "InvalidArgument",
+    "LayerThresholds",
     "LiteAttention",
     "LiteSchedule",
     "Summary",

@@ -13,50 +13,15 @@ from torch import Tensor
 from . import _ops
 from .errors import InvalidArgument, Unsupported, call
 from .functional import Layout, attention, bounds_of, has_length_first, heads_first, require_cpu
+from .lite_schedule import DEFAULT_THRESHOLD, LiteSchedule
 from .tile_mask import TileGrid, TileMask
-
-DEFAULT_THRESHOLD = -8.0
-
-
-@dataclass(frozen=True)
-class LiteSchedule:
-    """When everything is computed, and from which score on a computed tile is dropped.
-
-    ``threshold``: at most 0, log2 units. A tile is dropped once no softmax weight in it exceeds
-    2^threshold, measured against the running row maximum (eq. 7 of the paper, eps = -threshold *
-    ln 2). Closer to 0 drops more; -inf drops nothing.
-    ``thresholds``: one for each step, instead of ``threshold``.
-    ``dense_first_steps``, ``dense_last_steps``: steps that compute every tile; they mark like any
-    other. The last ones need ``num_steps``, the steps of a generation (0 = unknown).
-
-    Raises InvalidArgument if these contradict each other, TypeError for what is no number.
-    """
-
-    threshold: float = DEFAULT_THRESHOLD
-    thresholds: tuple[float, ...] = ()
-    dense_first_steps: int = 1
-    dense_last_steps: int = 0
-    num_steps: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "threshold", float(self.threshold))
-        object.__setattr__(self, "thresholds", tuple(map(float, self.thresholds)))
-        self.plan(0)
-
-    def plan(self, step: int) -> tuple[bool, float]:
-        """Whether step ``step`` (from 0) is dense, and its threshold."""
-        return call(
-            _ops.lite_plan_step,
-            *(self.threshold, list(self.thresholds), self.dense_first_steps),
-            *(self.dense_last_steps, self.num_steps, step),
-        )
 
 
 @dataclass(frozen=True)
 class StepStatistics:
     """What one call computed.
 
-    ``active``: int64 [batch, heads], tiles; ``tiles``: of each head. ``dropped_mass``: with
+    ``threshold``: the largest one, where heads have their own. ``active``: int64 [batch, heads], tiles; ``tiles``: of each head. ``dropped_mass``: with
     re-probing, float32 [batch, heads], the estimated share of the softmax mass that the tiles
     dropped so far would have, the mean over rows of tiles; it errs on the high side. ``kept_mass``:
     if it is measured, float32 [batch, heads], the share of the softmax mass of dense attention that
@@ -116,9 +81,10 @@ class LiteAttention:
     and when batch, heads or lengths change; it follows its tensors to another device.
 
     Args:
-        schedule: thresholds and dense steps. Without it, ``threshold`` (default -8) at every step
-            after the first.
+        schedule: thresholds, and what is dense. Without it, ``threshold`` (default -8) at every
+            step after the first.
         threshold: see LiteSchedule; give either this or ``schedule``.
+        layer: path of the layer, for the patterns of the schedule.
         block_q, block_k: tile size, each 64 or 128.
         reference: what scores are measured against. "running", the paper's rule: the row maximum
             so far. "lse": the row's lse of the step before, corrected by its largest fall since, so
@@ -134,9 +100,9 @@ class LiteAttention:
         measures_mass: every call also computes dense attention, for ``kept_mass`` in its
             statistics. A study's tool: it takes longer than dense attention alone.
         protected_queries, protected_keys: half-open (begin, end) ranges of tokens that are never
-            skipped, such as text, rounded outward to tiles.
+            skipped, such as text, rounded outward to tiles; those of the schedule come on top.
         skipped_queries, skipped_keys: ranges of tokens that are never computed, such as padding,
-            rounded inward to tiles. They win over everything else.
+            rounded inward to tiles, and those of the schedule. They win over everything else.
         scale: logits are scale * q k^T. None is 1 / sqrt(head_dim).
         layout: "bhsd" or "bshd", as for saccade.attention.
 
@@ -149,6 +115,7 @@ class LiteAttention:
         schedule: LiteSchedule | None = None,
         *,
         threshold: float | None = None,
+        layer: str = "",
         block_q: int = 128,
         block_k: int = 64,
         reference: Literal["running", "lse"] = "running",
@@ -171,16 +138,17 @@ class LiteAttention:
         if schedule is None:
             schedule = LiteSchedule(DEFAULT_THRESHOLD if threshold is None else threshold)
         self.schedule = schedule
+        self.layer = layer
         self.block_q, self.block_k = block_q, block_k
         self.reference = reference
         self.order = order
         self.mass_budget = mass_budget
         self.reprobe_period = reprobe_period
         self.measures_mass = measures_mass
-        self.protected_queries = tuple(protected_queries)
-        self.protected_keys = tuple(protected_keys)
-        self.skipped_queries = tuple(skipped_queries)
-        self.skipped_keys = tuple(skipped_keys)
+        self.protected_queries = (*protected_queries, *schedule.must_do_queries)
+        self.protected_keys = (*protected_keys, *schedule.must_do_keys)
+        self.skipped_queries = (*skipped_queries, *schedule.must_skip_queries)
+        self.skipped_keys = (*skipped_keys, *schedule.must_skip_keys)
         self.scale = scale
         self.layout: Layout = layout
         self.statistics: list[StepStatistics] = []
@@ -194,11 +162,15 @@ class LiteAttention:
         *,
         step: int | Tensor,
         branch: str = "cond",
+        sigma: float | None = None,
         q_lens: Tensor | None = None,
         k_lens: Tensor | None = None,
         return_lse: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Attention of step ``step`` (from 0) of ``branch``; shapes as for saccade.attention."""
+        """Attention of step ``step`` (from 0) of ``branch``; shapes as for saccade.attention.
+
+        ``sigma``: the noise level, in [0, 1], for schedules with dense ranges of sigma.
+        """
         if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
             raise Unsupported(
                 "LiteAttention has no gradients; call it under torch.no_grad(), or use "
@@ -207,12 +179,18 @@ class LiteAttention:
         step = int(step)
         q, k, v = heads_first(q, k, v, self.layout)
         require_cpu(q=q, k=k, v=v, q_lens=q_lens, k_lens=k_lens)
-        is_dense, threshold = self.schedule.plan(step)
+        is_dense, thresholds = self.schedule.plan(
+            step,
+            sigma=sigma,
+            layer=self.layer,
+            heads=q.shape[1],
+            length=max(q.shape[2], k.shape[2]),
+        )
         state = self._state(q, k, step, branch)
         out, lse, active, probed_mass = call(
             _ops.lite_step,
             *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
-            *(self.block_q, self.block_k, step, state.is_new, is_dense, [threshold]),
+            *(self.block_q, self.block_k, step, state.is_new, is_dense, thresholds),
             *(self.reference, self.order, self.mass_budget, self.reprobe_period),
             *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
             *(bounds_of(self.skipped_queries), bounds_of(self.skipped_keys)),
@@ -223,7 +201,7 @@ class LiteAttention:
         dropped = probed_mass * (1 if is_dense else self.reprobe_period)
         self.statistics.append(
             StepStatistics(
-                *(branch, step, is_dense, threshold, active, tiles),
+                *(branch, step, is_dense, max(thresholds), active, tiles),
                 dropped if self.reprobe_period else None,
                 self._kept_mass(q, k, lse, q_lens, k_lens) if self.measures_mass else None,
             )

@@ -97,7 +97,7 @@ def test_options_reach_the_layers():
     }
     saccade.enable(transformer, **options)
     for layer in saccade.summary(transformer).layers:
-        expected = saccade.LiteAttention(layout="bshd", **options)
+        expected = saccade.LiteAttention(layout="bshd", layer=layer.path, **options)
         assert vars(layer.attention) == vars(expected)
 
 

@@ -12,7 +12,7 @@ namespace {
 TEST(Usage, HelpNamesEverySubcommand) {
   const ToolRun run = run_tool("--help");
   EXPECT_EQ(run.exit_code, 0);
-  for (const char* name : {"info", "check", "bench", "inspect"})
+  for (const char* name : {"info", "check", "bench", "inspect", "schedule"})
     EXPECT_TRUE(contains(run.out, name));
 }
 
@@ -43,6 +43,16 @@ TEST(Usage, BadCommandLinesExitWithTwoAndSayWhy) {
       {"bench --repeats", "--repeats"},
       {"inspect", "file is required"},
       {"inspect a b", "b"},
+      {"schedule --treshold -1", "--treshold"},
+      {"schedule --threshold much", "much"},
+      {"schedule --steps 0", "0 not in range 1"},
+      {"schedule --sigmas 1,0 --flow-shift 3", "--flow-shift"},
+      {"schedule --from missing.json", "missing.json"},
+      {"schedule --must-do-keys 3", "'3' does not have the form BEGIN:END"},
+      {"schedule --must-do-keys 3:x", "'x' is no token"},
+      {"schedule --layer-thresholds a", "'a' does not have the form PATTERN=THRESHOLD"},
+      {"schedule --layer-thresholds a=steps:-1,,-2", "'' is no number"},
+      {"schedule --fingerprint heads=many", "'many' is no number"},
   };
   for (const auto& [arguments, message] : kBadCommandLines) {
     SCOPED_TRACE(arguments);

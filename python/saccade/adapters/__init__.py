@@ -45,11 +45,14 @@ def enable(
             of which ``transformer`` and ``transformer_2`` are enabled.
         method: "lite", "dense" (all tiles), or a callable ``factory(path: str) -> attention``, with
             ``attention(q, k, v, *, step: int, branch: str) -> out``, all four tensors [batch,
-            length, heads, head_dim]. Where it has them, ``attention.reset()`` is called before each
-            generation, and the last of ``attention.statistics``, with the fields of LiteAttention's
-            entries, goes into the summary.
-        **options: for "lite" the arguments of LiteAttention but for ``scale`` and ``layout``, and
-            ``dense_layers``: paths of the self-attentions that stay dense, or their numbers from 0.
+            length, heads, head_dim]; with a parameter ``sigma`` it gets the noise level too, the
+            timestep over the number of training timesteps. Where it has them,
+            ``attention.reset()`` is called before each generation, and the last of
+            ``attention.statistics``, with the fields of LiteAttention's entries, goes into the
+            summary.
+        **options: for "lite" the arguments of LiteAttention but for ``scale``, ``layout`` and
+            ``layer``, and ``dense_layers``: paths of the self-attentions that stay dense, or their numbers from 0.
+            The patterns of the schedule must match a layer each.
 
     Raises InvalidArgument or Unsupported, and then has changed nothing; a call of the model raises
     Unsupported for what the attention cannot do (masks, context parallelism; "lite": gradients).
@@ -69,7 +72,7 @@ def enable(
     paths = [path for found in modules.values() for path in found]
     attentions = make_attentions(method, options, paths)
     for prefix, transformer in transformers.items():
-        hooks.install(transformer, modules[prefix], attentions)
+        hooks.install(transformer, modules[prefix], attentions, hooks.num_train_timesteps_of(model))
 
 
 def disable(model: Any) -> None:
@@ -89,13 +92,14 @@ def summary(model: Any) -> Summary:
     InvalidArgument if ``model`` is not enabled.
     """
     hooks = _diffusers_hooks()
-    return Summary(
-        tuple(
-            LayerSummary(layer.path, layer.attention, tuple(layer.calls))
-            for transformer in _enabled(hooks, model)
-            for layer in hooks.hook_of(transformer).layers
-        )
-    )
+    found = [hooks.hook_of(transformer) for transformer in _enabled(hooks, model)]
+    layers = [
+        LayerSummary(layer.path, layer.attention, tuple(layer.calls))
+        for hook in found
+        for layer in hook.layers
+    ]
+    tables = [hook.table() for hook in found]
+    return Summary(tuple(layers), tuple(table for table in tables if table is not None))
 
 
 def save_state(target: Any, path: str | Path) -> None:

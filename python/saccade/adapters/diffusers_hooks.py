@@ -11,6 +11,8 @@ from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import nn
 
 from ..errors import InvalidArgument, Unsupported
+from ..lite import LiteAttention
+from ..lite_schedule import ScheduleTable
 from .layer import Attention, Layer
 from .redirection import Redirection, require_known_dispatcher, unregister_backends
 from .trajectory import Trajectory
@@ -39,6 +41,12 @@ def transformers_of(given: Any) -> dict[str, ModelMixin]:
         if not isinstance(part, ModelMixin):
             raise InvalidArgument(f"need {_ACCEPTED}, got {prefix}{type(part).__name__}")
     return found
+
+
+def num_train_timesteps_of(given: Any) -> int:
+    """The timestep of pure noise: the scheduler of a pipeline knows it; elsewhere it is 1000."""
+    scheduler = getattr(given, "scheduler", None)
+    return getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000)
 
 
 def self_attentions(transformer: ModelMixin, prefix: str) -> dict[str, WanAttention]:
@@ -71,10 +79,11 @@ class TransformerHook(ModelHook):
         transformer: ModelMixin,
         modules: dict[str, WanAttention],
         attentions: dict[str, Attention],
+        num_train_timesteps: int,
     ) -> None:
         super().__init__()
         self.attributes_before = frozenset(vars(transformer))
-        self.trajectory = Trajectory()
+        self.trajectory = Trajectory(num_train_timesteps)
         # What cache_context sets: it looks for attributes of this class. Only the name is used.
         self._contexts = StateManager(BaseState)
         self.layers = [Layer(path, attentions[path], self.trajectory) for path in modules]
@@ -114,6 +123,19 @@ class TransformerHook(ModelHook):
         self.trajectory.forget()
         return module
 
+    def table(self) -> ScheduleTable | None:
+        """What the schedule of its layers said about the last generation, if they have one."""
+        sparse = [layer for layer in self.layers if isinstance(layer.attention, LiteAttention)]
+        called = [layer for layer in sparse if layer.calls]
+        if not called:
+            return None
+        return called[0].attention.schedule.table(
+            [layer.path for layer in self.layers],
+            sigmas=self.trajectory.sigmas,
+            heads=called[0].heads,
+            length=called[0].length,
+        )
+
     def _context(self) -> str | None:
         try:
             return self._contexts.context.name
@@ -128,10 +150,13 @@ def hook_of(transformer: nn.Module) -> TransformerHook | None:
 
 
 def install(
-    transformer: ModelMixin, modules: dict[str, WanAttention], attentions: dict[str, Attention]
+    transformer: ModelMixin,
+    modules: dict[str, WanAttention],
+    attentions: dict[str, Attention],
+    num_train_timesteps: int,
 ) -> None:
     """Makes the self-attentions ``modules`` of a transformer call ``attentions``, by path."""
-    hook = TransformerHook(transformer, modules, attentions)
+    hook = TransformerHook(transformer, modules, attentions, num_train_timesteps)
     HookRegistry.check_if_exists_or_initialize(transformer).register_hook(hook, _HOOK)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,20 +57,25 @@ def sparsity_of(calls: list[AttentionCall]) -> float | None:
 class Layer:
     """Calls the attention of one layer with its step and branch, and keeps a record of each call.
 
-    ``calls`` holds those of the current generation.
+    An attention with a parameter ``sigma`` gets the noise level too. ``calls`` holds those of the
+    current generation; ``heads`` and ``length`` (of the longer of q and k) are those of the last.
     """
 
     def __init__(self, path: str, attention: Attention, trajectory: Trajectory) -> None:
         self.path = path
         self.attention = attention
         self.calls: list[AttentionCall] = []
+        self.heads = self.length = 0
         self._trajectory = trajectory
+        self._takes_sigma = _takes_sigma(attention)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """out, like q [batch, length, heads, head_dim]."""
-        step, branch = self._trajectory.now(self.path)
+        step, branch, sigma = self._trajectory.now(self.path)
+        self.heads, self.length = q.shape[2], max(q.shape[1], k.shape[1])
+        noise = {"sigma": sigma} if self._takes_sigma else {}
         begin = time.perf_counter()
-        out = self.attention(q, k, v, step=step, branch=branch)
+        out = self.attention(q, k, v, step=step, branch=branch, **noise)
         # Other devices run on after the call has returned.
         seconds = time.perf_counter() - begin if q.device.type == "cpu" else None
         if out.shape != q.shape:
@@ -87,6 +93,13 @@ class Layer:
         self.calls.clear()
         if hasattr(self.attention, "reset"):
             self.attention.reset()
+
+
+def _takes_sigma(attention: Attention) -> bool:
+    try:
+        return "sigma" in inspect.signature(attention).parameters
+    except ValueError:  # a built-in function has no signature
+        return False
 
 
 def _last_statistics(attention: Attention) -> tuple[Any, ...]:

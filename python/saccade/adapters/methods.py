@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -74,9 +76,13 @@ def make_attentions(
         return {path: DenseAttention() for path in paths}
     options = dict(options)
     dense = _dense_paths(options.pop("dense_layers", ()), paths)
-    LiteAttention(layout="bshd", **options)  # refuses bad options even where all layers are dense
+    given = LiteAttention(layout="bshd", **options).schedule  # refuses bad options
+    patterns = dict.fromkeys((*given.dense_layers, *map(_pattern_of, sorted(dense))))
+    schedule = dataclasses.replace(given, dense_layers=tuple(patterns))
+    options = options | {"schedule": schedule, "threshold": None, "layout": "bshd"}
+    dense = set(schedule.dense_among(paths))
     return {
-        path: DenseAttention() if path in dense else LiteAttention(layout="bshd", **options)
+        path: DenseAttention() if path in dense else LiteAttention(layer=path, **options)
         for path in paths
     }
 
@@ -116,6 +122,11 @@ def _dense_path(layer: str | int, paths: Sequence[str]) -> str:
             f"{_nearest_first(str(layer), paths)}"
         )
     return layer
+
+
+def _pattern_of(path: str) -> str:
+    """The pattern that matches this path alone."""
+    return re.sub(r"[*?[]", r"[\g<0>]", path)
 
 
 def _nearest_first(given: str, legal: Iterable[str]) -> str:

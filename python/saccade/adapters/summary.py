@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..lite_schedule import ScheduleTable
 from .layer import Attention, AttentionCall, sparsity_of
 
 _HEADER = ("layer", "branch", "calls", "sparsity", "seconds")
@@ -30,9 +31,14 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """The calls of one generation, by layer; ``str()`` makes a table of it, by layer and branch."""
+    """The calls of one generation, by layer; ``str()`` makes a table of it, by layer and branch.
+
+    ``tables``: what the schedule said about the steps so far, for each transformer that has one and
+    was called.
+    """
 
     layers: tuple[LayerSummary, ...]
+    tables: tuple[ScheduleTable, ...] = ()
 
     @property
     def calls(self) -> tuple[AttentionCall, ...]:
@@ -70,7 +76,7 @@ class Summary:
         lines = [_line(row, widths) for row in table]
         if not self.calls:
             lines.append("no calls yet: run the model first")
-        return "\n".join(lines)
+        return "\n\n".join(["\n".join(lines), *map(str, self.tables)])
 
 
 def _plain(value: Any) -> Any:

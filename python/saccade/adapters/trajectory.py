@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from .. import _ops
@@ -14,10 +15,14 @@ class Trajectory:
     """Step and branch of the transformer call under way, from the timesteps of the calls so far.
 
     Steps count from 0 and rise as the timestep falls; a timestep that rises begins a generation.
+    ``sigmas`` holds the noise level of each step of the current or last generation: its timestep
+    over ``num_train_timesteps``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_train_timesteps: int) -> None:
         self._current: tuple[int, str] | None = None
+        self._num_train_timesteps = num_train_timesteps
+        self.sigmas: list[float] = []
         self.forget()
 
     def forget(self) -> None:
@@ -45,6 +50,7 @@ class Trajectory:
         self._timesteps = [timestep] if step == 0 else [*self._timesteps, timestep]
         self._finished = finished
         self._current = step, branch
+        self.sigmas = [*self.sigmas[:step], timestep / self._num_train_timesteps]
         return step == 0 and not finished
 
     def end_call(self) -> None:
@@ -62,16 +68,17 @@ class Trajectory:
     def move_to(self, timesteps: list[float], finished: list[str]) -> None:
         """The next call comes after those at ``timesteps``, the last one by these branches."""
         self._timesteps, self._finished = list(timesteps), set(finished)
+        self.sigmas = [t / self._num_train_timesteps for t, _ in groupby(timesteps)]
         self._current = None
 
-    def now(self, path: str) -> tuple[int, str]:
-        """Step and branch of the call under way, for the layer at ``path``."""
+    def now(self, path: str) -> tuple[int, str, float]:
+        """Step, branch and sigma of the call under way, for the layer at ``path``."""
         if self._current is None:
             raise InvalidArgument(
                 f"{path} was called outside its transformer, which is where the timestep is read; "
                 "call the transformer, or saccade.disable it first"
             )
-        return self._current
+        return *self._current, self.sigmas[-1]
 
 
 def _refuse_second_call_without_context(timestep: float) -> None:

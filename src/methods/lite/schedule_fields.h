@@ -1,0 +1,76 @@
+#pragma once
+
+#include <saccade/lite_schedule.h>
+
+#include <tuple>
+
+// The fields of a schedule with their names, once: reading, writing and comparing walk over them.
+
+namespace saccade::lite {
+
+// Of the JSON form: the field that says which version of it a text is, and the version of this
+// code.
+inline constexpr const char* kScheduleVersionField = "version";
+inline constexpr std::int64_t kScheduleVersion = 1;
+
+template <typename Object, typename Value>
+struct Field {
+  const char* name;
+  Value Object::*member;
+};
+
+template <typename Object>
+inline constexpr std::tuple<> kFields{};
+
+template <>
+inline constexpr auto kFields<LayerThresholds> = std::tuple{
+    Field{"layers", &LayerThresholds::layers},
+    Field{"threshold", &LayerThresholds::threshold},
+    Field{"thresholds", &LayerThresholds::thresholds},
+    Field{"head_thresholds", &LayerThresholds::head_thresholds},
+};
+
+template <>
+inline constexpr auto kFields<Fingerprint> = std::tuple{
+    Field{"model", &Fingerprint::model},
+    Field{"layers", &Fingerprint::layers},
+    Field{"heads", &Fingerprint::heads},
+    Field{"head_dim", &Fingerprint::head_dim},
+    Field{"length", &Fingerprint::length},
+    Field{"steps", &Fingerprint::steps},
+    Field{"rule", &Fingerprint::rule},
+    Field{"reference", &Fingerprint::reference},
+    Field{"block_q", &Fingerprint::block_q},
+    Field{"block_k", &Fingerprint::block_k},
+    Field{"token_order", &Fingerprint::token_order},
+    Field{"saccade_version", &Fingerprint::saccade_version},
+};
+
+template <>
+inline constexpr auto kFields<Schedule> = std::tuple{
+    Field{"threshold", &Schedule::threshold},
+    Field{"thresholds", &Schedule::thresholds},
+    Field{"head_thresholds", &Schedule::head_thresholds},
+    Field{"layer_thresholds", &Schedule::layer_thresholds},
+    Field{"dense_first_steps", &Schedule::dense_first_steps},
+    Field{"dense_last_steps", &Schedule::dense_last_steps},
+    Field{"dense_first_sigma", &Schedule::dense_first_sigma},
+    Field{"dense_last_sigma", &Schedule::dense_last_sigma},
+    Field{"num_steps", &Schedule::num_steps},
+    Field{"dense_layers", &Schedule::dense_layers},
+    Field{"min_length", &Schedule::min_length},
+    Field{"must_do_queries", &Schedule::must_do_queries},
+    Field{"must_do_keys", &Schedule::must_do_keys},
+    Field{"must_skip_queries", &Schedule::must_skip_queries},
+    Field{"must_skip_keys", &Schedule::must_skip_keys},
+    Field{"fingerprint", &Schedule::fingerprint},
+};
+
+// visit(name, member) for each field, in their order.
+template <typename Object, typename Visit>
+void for_each_field(Visit&& visit) {
+  std::apply([&](const auto&... field) { (visit(field.name, field.member), ...); },
+             kFields<Object>);
+}
+
+}  // namespace saccade::lite
