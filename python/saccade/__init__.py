@@ -11,6 +11,7 @@ from .errors import Error, InvalidArgument, Unsupported
 from .functional import attention, info, merge_partials
 from .lite import LiteAttention, LiteSchedule
 from .sla import linear_attention, pool_tiles, select_tiles, sparse_linear_attention
+from .space_time import choose_box, inverse_order, token_order
 from .tile_mask import TileGrid, TileMask
 
 __all__ = [
@@ -23,15 +24,18 @@ __all__ = [
     "TileMask",
     "Unsupported",
     "attention",
+    "choose_box",
     "disable",
     "enable",
     "info",
+    "inverse_order",
     "linear_attention",
     "merge_partials",
     "pool_tiles",
     "select_tiles",
     "sparse_linear_attention",
     "summary",
+    "token_order",
 ]
 
 __version__: str = info()["version"]

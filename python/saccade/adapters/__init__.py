@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InvalidArgument, Unsupported
+from ..space_time import Box
 from .methods import make_attentions
 from .summary import LayerSummary, Summary
 
@@ -23,7 +24,11 @@ __all__ = ["disable", "enable", "summary"]
 
 
 def enable(
-    model: Any, method: str | Callable[[str], Callable[..., Tensor]] = "lite", **options: Any
+    model: Any,
+    method: str | Callable[[str], Callable[..., Tensor]] = "lite",
+    *,
+    token_order: str | Box = "frames",
+    **options: Any,
 ) -> None:
     """Lets saccade compute every self-attention of a diffusers model, until saccade.disable.
 
@@ -45,6 +50,11 @@ def enable(
             length, heads, head_dim]. Where it has them, ``attention.reset()`` is called before each
             generation, and the last of ``attention.statistics``, with the fields of LiteAttention's
             entries, goes into the summary.
+        token_order: "frames", as diffusers numbers the tokens; a box (frames, rows, columns), as
+            for saccade.token_order, so that tiles are boxes in space-time; or "space_time", the box
+            of saccade.choose_box for each latent and the block sizes of the method (128 x 64 where
+            it has none). Attention gets q, k and v in this order; what the model returns is the
+            same up to rounding. Not with protected ranges, and for WanTransformer3DModel only.
         **options: for "lite" the arguments ``threshold``, ``schedule``, ``block_q``, ``block_k``,
             ``order``, ``protected_queries`` and ``protected_keys`` of LiteAttention, and
             ``dense_layers``: paths of the self-attentions that stay dense, or their numbers from 0.
@@ -66,8 +76,9 @@ def enable(
     }
     paths = [path for found in modules.values() for path in found]
     attentions = make_attentions(method, options, paths)
+    boxes = hooks.boxes_of(transformers, token_order, options)
     for prefix, transformer in transformers.items():
-        hooks.install(transformer, modules[prefix], attentions)
+        hooks.install(transformer, modules[prefix], attentions, boxes)
 
 
 def disable(model: Any) -> None:
@@ -89,9 +100,9 @@ def summary(model: Any) -> Summary:
     hooks = _diffusers_hooks()
     return Summary(
         tuple(
-            LayerSummary(layer.path, layer.attention, tuple(layer.calls))
-            for transformer in _enabled(hooks, model)
-            for layer in hooks.hook_of(transformer).layers
+            LayerSummary(layer.path, layer.attention, tuple(layer.calls), hook.token_order)
+            for hook in map(hooks.hook_of, _enabled(hooks, model))
+            for layer in hook.layers
         )
     )
 

@@ -7,12 +7,18 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
-from diffusers.models.transformers.transformer_wan import WanAttention
+from diffusers.models.transformers.transformer_wan import (
+    WanAttention,
+    WanRotaryPosEmbed,
+    WanTransformer3DModel,
+)
 from torch import nn
 
 from ..errors import InvalidArgument, Unsupported
+from ..space_time import Box, require_box
 from .layer import Attention, Layer
 from .redirection import Redirection, require_known_dispatcher, unregister_backends
+from .reordering import BoxChoice, Reordering
 from .trajectory import Trajectory
 
 _HOOK = "saccade"
@@ -61,6 +67,47 @@ def self_attentions(transformer: ModelMixin, prefix: str) -> dict[str, WanAttent
     return found
 
 
+def boxes_of(
+    transformers: dict[str, ModelMixin], token_order: str | Box, options: dict[str, Any]
+) -> BoxChoice | None:
+    """What ``token_order`` of saccade.enable means, with the ``options`` of its method.
+
+    None is the order of diffusers. Raises InvalidArgument for an order that does not exist, and
+    for protected ranges, which no other order leaves together; Unsupported for a transformer whose
+    tokens cannot be reached.
+    """
+    if token_order == "frames":
+        return None
+    if isinstance(token_order, str) and token_order != "space_time":
+        raise InvalidArgument(
+            "token_order must be 'frames', 'space_time' or a box (frames, rows, columns), got "
+            f"{token_order!r}"
+        )
+    chosen = token_order if isinstance(token_order, str) else require_box(token_order)
+    for name in ("protected_queries", "protected_keys"):
+        if options.get(name):
+            raise InvalidArgument(
+                f"{name} is a range of tokens numbered frame by frame, which token_order "
+                f"{token_order!r} tears apart; give token_order='frames'"
+            )
+    for prefix, transformer in transformers.items():
+        _require_known(transformer, prefix)
+    blocks = {name: options[name] for name in ("block_q", "block_k") if name in options}
+    return BoxChoice(chosen, **blocks)
+
+
+def _require_known(transformer: ModelMixin, prefix: str) -> None:
+    is_known = (
+        type(transformer).forward is WanTransformer3DModel.forward
+        and type(transformer.rope) is WanRotaryPosEmbed
+    )
+    if not is_known:
+        raise Unsupported(
+            "token_order is for diffusers' WanTransformer3DModel as it is, got "
+            f'{prefix}{type(transformer).__name__}; "frames" leaves the order of any model alone'
+        )
+
+
 class TransformerHook(ModelHook):
     """Tells the layers of a transformer about each of its calls, until it is removed."""
 
@@ -71,6 +118,7 @@ class TransformerHook(ModelHook):
         transformer: ModelMixin,
         modules: dict[str, WanAttention],
         attentions: dict[str, Attention],
+        boxes: BoxChoice | None,
     ) -> None:
         super().__init__()
         self.attributes_before = frozenset(vars(transformer))
@@ -79,10 +127,18 @@ class TransformerHook(ModelHook):
         self._contexts = StateManager(BaseState)
         self.layers = [Layer(path, attentions[path], self._trajectory) for path in modules]
         self._redirections = [Redirection(modules[layer.path], layer) for layer in self.layers]
+        self._reordering = None if boxes is None else Reordering(transformer, boxes)
+
+    @property
+    def token_order(self) -> str | Box:
+        """As given to saccade.enable; once the model was called, the box that was chosen."""
+        return "frames" if self._reordering is None else self._reordering.token_order
 
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:  # diffusers' spelling
         for redirection in self._redirections:
             redirection.undo()
+        if self._reordering is not None:
+            self._reordering.undo()
         unregister_backends([redirection.backend for redirection in self._redirections])
         return module
 
@@ -99,9 +155,13 @@ class TransformerHook(ModelHook):
                     f"the processor or attention backend of {layer.path} was changed after "
                     "saccade.enable; saccade.disable a model before changing them"
                 )
+        if self._reordering is not None:
+            self._reordering.require_reach()
         if self._trajectory.begin_call(_timestep_of(*args, **kwargs), self._context()):
             for layer in self.layers:
                 layer.begin_generation()
+        if self._reordering is not None:
+            args, kwargs = self._reordering.begin_call(args, kwargs)
         return args, kwargs
 
     @torch.compiler.disable
@@ -128,10 +188,16 @@ def hook_of(transformer: nn.Module) -> TransformerHook | None:
 
 
 def install(
-    transformer: ModelMixin, modules: dict[str, WanAttention], attentions: dict[str, Attention]
+    transformer: ModelMixin,
+    modules: dict[str, WanAttention],
+    attentions: dict[str, Attention],
+    boxes: BoxChoice | None,
 ) -> None:
-    """Makes the self-attentions ``modules`` of a transformer call ``attentions``, by path."""
-    hook = TransformerHook(transformer, modules, attentions)
+    """Makes the self-attentions ``modules`` of a transformer call ``attentions``, by path.
+
+    With ``boxes`` its blocks see the tokens box by box.
+    """
+    hook = TransformerHook(transformer, modules, attentions, boxes)
     HookRegistry.check_if_exists_or_initialize(transformer).register_hook(hook, _HOOK)
 
 
