@@ -1,24 +1,25 @@
-"""LiteAttention with tiles that are strips of a frame, and with tiles that are boxes in space-time.
+"""LiteAttention with tiles that are strips of a frame, and with tiles that are boxes.
 
-    python benchmarks/token_order.py [--order 4x4x4 ...] [--threshold -1 ...] [--clips 2] [--out DIR]
+    python benchmarks/token_order.py [--order 4x4x4 ...] [--threshold -1 ...] [--clips 2]
+    python benchmarks/token_order.py --one-step [...]
 
-Draws clips of the demo model dense, and with LiteAttention for every token order and threshold.
-The first table compares at equal threshold; the second at equal error: how much each order skips
-at the PSNR that the order of frames has, on straight lines between its own thresholds. Errors are
-those of the finished clip against the dense one. Finished clips are kept in DIR; started again,
-the study goes on.
-
-    python benchmarks/token_order.py --geometry
-
-shows instead how compact the tiles are, for the latents of Wan, beside plain numberings of boxes.
+The first draws clips of the demo model dense, and with LiteAttention for every token order and
+threshold; errors are those of the finished clip. The second takes q, k and v of one denoising step
+of a dense clip, lets LiteAttention mark tiles, and computes the same attention again without them;
+errors are those of its output, means over the layers. Either prints two tables: at equal threshold,
+and how much each order skips at the error that the order of frames has, on straight lines between
+its own thresholds over the logarithm of the error. Finished clips are kept in --out; started
+again, the study goes on. Nothing here depends on how fast the machine is.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,57 +32,28 @@ from torch import Tensor
 import saccade
 from saccade.demo.draw import Drawn, Request, draw
 from saccade.demo.load import load_model
-from saccade.demo.models import Model, Shape
+from saccade.demo.models import Model, Sampling, Shape
 from saccade.demo.results_file import ResultsFile
 
-ORDERS = ("frames", "1x8x8", "2x4x8", "2x8x4", "4x4x4", "8x4x2")
-THRESHOLDS = (-3.0, -1.0, -0.25, -0.05)
-LATENTS = ((16, 16, 16), (21, 30, 52), (21, 45, 80))  # the demo's; Wan's at 480p and 720p
-BLOCKS = (128, 64)
+ORDERS = ("frames", "1x8x8", "2x4x8", "4x4x4", "8x4x2")
+CLIP_THRESHOLDS = (-1.0, -0.25, -0.05)
+STEP_THRESHOLDS = (-8.0, -4.0, -2.0, -1.0, -0.25, -0.05)
+BLOCK = 64  # tile height and width
+
+STEPS, STEP = 4, 2  # of a clip drawn for its q, k and v, and the one that they are taken from
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one order and threshold: means over the clips."""
+    """Against dense attention. PSNR in dB, of clips only."""
 
     sparsity: float
-    psnr: float
     relative_l1: float
+    psnr: float | None = None
 
 
-def study(
-    model: Model,
-    orders: Sequence[str],
-    thresholds: Sequence[float],
-    clips: int,
-    results: ResultsFile,
-) -> Iterator[tuple[str, float, Result]]:
-    """Draws what ``results`` lacks; yields order by order."""
-    for order in orders:
-        for threshold in thresholds:
-            yield (
-                order,
-                threshold,
-                mean_of(
-                    [clip_result(model, clip, order, threshold, results) for clip in range(clips)]
-                ),
-            )
-
-
-def clip_result(
-    model: Model, clip: int, order: str, threshold: float, results: ResultsFile
-) -> Result:
-    dense = dense_request(model, clip)
-    wanted = drawn(model, dense, results).clip
-    lite = Request(
-        **{**vars(dense), "method": "lite", "threshold": threshold, "token_order": parsed(order)}
-    )
-    found = drawn(model, lite, results, wanted)
-    return Result(
-        found.measurement.sparsity,
-        found.measurement.psnr,
-        ((found.clip - wanted).abs().sum() / wanted.abs().sum()).item(),
-    )
+Measure = Callable[[int, str, float], Result]
+"""Of a clip, a token order and a threshold."""
 
 
 def dense_request(model: Model, clip: int) -> Request:
@@ -94,8 +66,20 @@ def dense_request(model: Model, clip: int) -> Request:
         shape=Shape(),
         sampling=model.defaults.sampling,
         dense_first_steps=model.defaults.dense_first_steps,
-        block_q=64,
-        block_k=64,
+        block_q=BLOCK,
+        block_k=BLOCK,
+    )
+
+
+def measure_clip(
+    model: Model, results: ResultsFile, clip: int, order: str, threshold: float
+) -> Result:
+    dense = dense_request(model, clip)
+    wanted = drawn(model, dense, results).clip
+    lite = replace(dense, method="lite", threshold=threshold, token_order=parsed(order))
+    found = drawn(model, lite, results, wanted)
+    return Result(
+        found.measurement.sparsity, relative_l1(found.clip, wanted), found.measurement.psnr
     )
 
 
@@ -109,17 +93,73 @@ def drawn(
     return found
 
 
-def mean_of(results: Sequence[Result]) -> Result:
-    return Result(
-        *(statistics.fmean(getattr(r, name) for r in results) for name in Result.__match_args__)
+@dataclass(frozen=True)
+class Inputs:
+    """q, k, v of the self-attention of every layer, each [1, tokens, heads, head_dim]."""
+
+    layers: list[tuple[Tensor, Tensor, Tensor]]
+    latent: tuple[int, int, int]
+
+
+def inputs_of(model: Model, clip: int) -> Inputs:
+    """Those of step STEP of STEPS, with the prompt."""
+    layers = []
+
+    def factory(_path: str) -> Callable[..., Tensor]:
+        def attend(q: Tensor, k: Tensor, v: Tensor, *, step: int, branch: str) -> Tensor:
+            if (step, branch) == (STEP, "cond"):
+                layers.append((q.clone(), k.clone(), v.clone()))
+            return saccade.attention(q, k, v, layout="bshd")
+
+        return attend
+
+    request = dense_request(model, clip)
+    saccade.enable(model.pipeline, factory)
+    try:
+        sampling = Sampling(STEPS, request.sampling.guidance)
+        shape = model.draw(request.prompt, clip, Shape(), sampling, lambda step: None).shape
+    finally:
+        saccade.disable(model.pipeline)
+    return Inputs(layers, (shape[1], shape[2] // 4, shape[3] // 4))
+
+
+def measure_step(inputs: Sequence[Inputs], clip: int, order: str, threshold: float) -> Result:
+    box_ = parsed(order)
+    latent = inputs[clip].latent
+    if box_ == "space_time":
+        box_ = saccade.choose_box(*latent, BLOCK, BLOCK)
+    places = saccade.token_order(*latent, (1, *latent[1:]) if box_ == "frames" else box_)
+    return mean_of(
+        [attend_twice([x[:, places] for x in layer], threshold) for layer in inputs[clip].layers]
     )
 
 
-def sparsity_at(psnr: float, curve: Sequence[Result]) -> float | None:
-    """On straight lines between the results of one order; None outside of them."""
-    for low, high in pairwise(sorted(curve, key=lambda r: r.psnr)):
-        if low.psnr <= psnr <= high.psnr:
-            share = (psnr - low.psnr) / (high.psnr - low.psnr) if high.psnr > low.psnr else 0.0
+def attend_twice(qkv: Sequence[Tensor], threshold: float) -> Result:
+    """The first call is dense and marks; the second does without what was marked."""
+    lite = saccade.LiteAttention(threshold=threshold, block_q=BLOCK, block_k=BLOCK, layout="bshd")
+    dense, sparse = (lite(*qkv, step=step) for step in range(2))
+    return Result(lite.statistics[1].sparsity, relative_l1(sparse, dense))
+
+
+def relative_l1(found: Tensor, wanted: Tensor) -> float:
+    return ((found - wanted).abs().sum() / wanted.abs().sum()).item()
+
+
+def mean_of(results: Sequence[Result]) -> Result:
+    psnrs = [r.psnr for r in results if r.psnr is not None]
+    return Result(
+        statistics.fmean(r.sparsity for r in results),
+        statistics.fmean(r.relative_l1 for r in results),
+        statistics.fmean(psnrs) if psnrs else None,
+    )
+
+
+def sparsity_at(error: float, curve: Sequence[Result]) -> float | None:
+    """None outside of the errors of ``curve``."""
+    ordered = sorted(curve, key=lambda r: r.relative_l1)
+    for low, high in pairwise(ordered):
+        if low.relative_l1 <= error <= high.relative_l1:
+            share = math.log(error / low.relative_l1) / math.log(high.relative_l1 / low.relative_l1)
             return low.sparsity + share * (high.sparsity - low.sparsity)
     return None
 
@@ -129,111 +169,64 @@ def parsed(order: str) -> str | tuple[int, ...]:
     return tuple(map(int, order.split("x"))) if order[0].isdigit() else order
 
 
-def raster_boxes(extents: Sequence[int], box_: Sequence[int]) -> Tensor:
-    """Boxes row by row from the first corner, those at the far borders cut off."""
-    return _boxes(extents, box_, lambda t, h, w: (t * 10**4 + h) * 10**4 + w)
-
-
-def morton_boxes(extents: Sequence[int], box_: Sequence[int]) -> Tensor:
-    """The same boxes along a Z-order curve."""
-
-    def interleaved(*numbers: Tensor) -> Tensor:
-        bits = [((n >> b) & 1) << (3 * b + 2 - a) for a, n in enumerate(numbers) for b in range(10)]
-        return sum(bits)
-
-    return _boxes(extents, box_, interleaved)
-
-
-def _boxes(extents: Sequence[int], box_: Sequence[int], number: Callable[..., Tensor]) -> Tensor:
-    place = torch.meshgrid(*map(torch.arange, extents), indexing="ij")
-    key = number(*(p // b for p, b in zip(place, box_, strict=True)))
-    return key.flatten().argsort(stable=True)
-
-
-def compactness(order: Tensor, extents: Sequence[int], block: int) -> tuple[float, float]:
-    """Of runs of ``block`` tokens: root mean square distance from their middle, and the volume of
-    the boxes around them over their own. Means over all whole runs."""
-    place = torch.stack(torch.meshgrid(*map(torch.arange, extents), indexing="ij")).flatten(1)
-    runs = place[:, order][:, : len(order) // block * block].unflatten(1, (-1, block)).float()
-    distance = runs.var(2, correction=0).sum(0).mean().sqrt()
-    volume = (runs.amax(2) - runs.amin(2) + 1).prod(0).mean() / block
-    return distance.item(), volume.item()
-
-
-def geometry_table() -> Table:
-    table = Table("latent", "numbering", "box", *(f"{b} tokens" for b in BLOCKS), box=box.SIMPLE)
-    for extents in LATENTS:
-        auto = saccade.choose_box(*extents)
-        for name, numbering, box_ in (
-            ("frames", saccade_order, (1, *extents[1:])),
-            ("space_time", saccade_order, auto),
-            ("strips", saccade_order, (4, 4, 8)),
-            ("raster", raster_boxes, (4, 4, 8)),
-            ("Morton", morton_boxes, (4, 4, 8)),
-        ):
-            shown = [compactness(numbering(extents, box_), extents, block) for block in BLOCKS]
-            table.add_row(
-                *(_shape(extents), name, _shape(box_)),
-                *(f"{distance:.2f}, {volume:.2f}" for distance, volume in shown),
-            )
-    return table
-
-
-def saccade_order(extents: Sequence[int], box_: Sequence[int]) -> Tensor:
-    return saccade.token_order(*extents, tuple(box_))
-
-
 def tables(found: dict[str, dict[float, Result]]) -> Iterator[Table]:
-    at_threshold = Table("order", "threshold", "skipped", "PSNR", "relative L1", box=box.SIMPLE)
+    columns = ("order", "threshold", "skipped", "relative L1", "PSNR")
+    at_threshold = Table(*columns, box=box.SIMPLE)
     for order, curve in found.items():
         for threshold, r in curve.items():
+            psnr = "-" if r.psnr is None else f"{r.psnr:.2f}"
             at_threshold.add_row(
-                order,
-                f"{threshold:g}",
-                f"{r.sparsity:.1%}",
-                f"{r.psnr:.2f}",
-                f"{r.relative_l1:.4f}",
+                order, f"{threshold:g}", f"{r.sparsity:.1%}", f"{r.relative_l1:.4f}", psnr
             )
     yield at_threshold
-    levels = [r.psnr for r in next(iter(found.values())).values()]
-    at_psnr = Table("order", *(f"{level:.2f} dB" for level in levels), box=box.SIMPLE)
+    errors = [r.relative_l1 for r in next(iter(found.values())).values()]
+    at_error = Table("skipped at L1 of", *(f"{error:.4f}" for error in errors), box=box.SIMPLE)
     for order, curve in found.items():
-        shares = [sparsity_at(level, list(curve.values())) for level in levels]
-        at_psnr.add_row(order, *("-" if s is None else f"{s:.1%}" for s in shares))
-    yield at_psnr
+        shares = [sparsity_at(error, list(curve.values())) for error in errors]
+        at_error.add_row(order, *("-" if s is None else f"{s:.1%}" for s in shares))
+    yield at_error
+
+
+def study(
+    measure: Measure, orders: Sequence[str], thresholds: Sequence[float], clips: int
+) -> dict[str, dict[float, Result]]:
+    """Means over the clips, by order and threshold."""
+    found = {
+        (clip, order, threshold): measure(clip, order, threshold)
+        for clip in range(clips)
+        for order in orders
+        for threshold in thresholds
+    }
+    return {
+        order: {t: mean_of([found[clip, order, t] for clip in range(clips)]) for t in thresholds}
+        for order in orders
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("--geometry", action="store_true", help="only how compact tiles are; seconds")
-    add("--model", default="examples/demo_model")
+    add("--one-step", action="store_true", help="one step of attention instead of whole clips")
+    add("--model", default="examples/demo_model", help="folder of the demo model")
     add("--out", type=Path, default=Path("build/token_order"))
     add("--order", nargs="+", default=ORDERS, help="boxes such as 4x4x4, frames or space_time")
-    add("--threshold", nargs="+", type=float, default=THRESHOLDS)
+    add("--threshold", nargs="+", type=float, help="log2 units")
     add("--clips", type=int, default=2)
-    arguments = parser.parse_args()
+    given = parser.parse_args()
+    model = load_model(given.model, torch.device("cpu"))
     console = Console()
-    if arguments.geometry:
-        console.print(geometry_table())
-        return
-    model = load_model(arguments.model, torch.device("cpu"))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    results = ResultsFile(arguments.out, model.fingerprint)
-    found: dict[str, dict[float, Result]] = {}
-    with console.status("drawing") as status:
-        for order, threshold, result in study(
-            model, arguments.order, arguments.threshold, arguments.clips, results
-        ):
-            found.setdefault(order, {})[threshold] = result
-            status.update(f"{order} {threshold:g}: {result.sparsity:.1%} {result.psnr:.2f} dB")
+    with console.status("drawing"):
+        if given.one_step:
+            measure = partial(measure_step, [inputs_of(model, c) for c in range(given.clips)])
+        else:
+            given.out.mkdir(parents=True, exist_ok=True)
+            measure = partial(measure_clip, model, ResultsFile(given.out, model.fingerprint))
+        thresholds = given.threshold or (STEP_THRESHOLDS if given.one_step else CLIP_THRESHOLDS)
+        found = study(measure, given.order, thresholds, given.clips)
     for table in tables(found):
         console.print(table)
 
 
-def _shape(extents: Sequence[int]) -> str:
-    return " x ".join(map(str, extents))
-
-
 if __name__ == "__main__":
-    main()
+    with torch.inference_mode():
+        main()

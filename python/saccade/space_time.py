@@ -96,6 +96,18 @@ def require_box(box: object) -> Box:
     return extents
 
 
+def require_token_order(token_order: object) -> str | Box:
+    """What saccade.enable accepts. Raises InvalidArgument for anything else."""
+    if not isinstance(token_order, str):
+        return require_box(token_order)
+    if token_order not in ("frames", "space_time"):
+        raise InvalidArgument(
+            "token_order must be 'frames', 'space_time' or a box (frames, rows, columns), got "
+            f"{token_order!r}"
+        )
+    return token_order
+
+
 def _require_extents(frames: int, height: int, width: int) -> Box:
     for name, extent in (("frames", frames), ("height", height), ("width", width)):
         if extent < 1:

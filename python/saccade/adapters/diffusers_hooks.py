@@ -15,7 +15,7 @@ from diffusers.models.transformers.transformer_wan import (
 from torch import nn
 
 from ..errors import InvalidArgument, Unsupported
-from ..space_time import Box, require_box
+from ..space_time import Box, require_token_order
 from .layer import Attention, Layer
 from .redirection import Redirection, require_known_dispatcher, unregister_backends
 from .reordering import BoxChoice, Reordering
@@ -76,14 +76,9 @@ def boxes_of(
     for protected ranges, which no other order leaves together; Unsupported for a transformer whose
     tokens cannot be reached.
     """
+    token_order = require_token_order(token_order)
     if token_order == "frames":
         return None
-    if isinstance(token_order, str) and token_order != "space_time":
-        raise InvalidArgument(
-            "token_order must be 'frames', 'space_time' or a box (frames, rows, columns), got "
-            f"{token_order!r}"
-        )
-    chosen = token_order if isinstance(token_order, str) else require_box(token_order)
     for name in ("protected_queries", "protected_keys"):
         if options.get(name):
             raise InvalidArgument(
@@ -93,7 +88,7 @@ def boxes_of(
     for prefix, transformer in transformers.items():
         _require_known(transformer, prefix)
     blocks = {name: options[name] for name in ("block_q", "block_k") if name in options}
-    return BoxChoice(chosen, **blocks)
+    return BoxChoice(token_order, **blocks)
 
 
 def _require_known(transformer: ModelMixin, prefix: str) -> None:

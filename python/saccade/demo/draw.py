@@ -15,7 +15,7 @@ import saccade
 
 from ..errors import InvalidArgument
 from ..report import MaskHistory, Measurement
-from ..space_time import Box
+from ..space_time import Box, require_token_order
 from . import quality
 from .calls import CallTable, table_of
 from .mask_recorder import MaskRecorder
@@ -32,8 +32,8 @@ class Request:
 
     ``threshold`` is that of "lite"; for "random" it names the generation whose number of tiles is
     kept. "lite" computes every tile in the first ``dense_first_steps``. ``token_order`` is that of
-    saccade.enable. Raises InvalidArgument for a threshold that is no number at most 0, and for a
-    negative number of steps.
+    saccade.enable. Raises InvalidArgument for a threshold that is no number at most 0, for a
+    negative number of steps and for an order that does not exist.
     """
 
     method: str
@@ -58,6 +58,7 @@ class Request:
         if self.threshold is not None:
             self.schedule()  # refuses an illegal one
         saccade.TileGrid(1, 1, 1, 1, self.block_q, self.block_k)  # and block sizes
+        require_token_order(self.token_order)
 
     def schedule(self) -> saccade.LiteSchedule:
         """Of "lite"."""
