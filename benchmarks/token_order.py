@@ -1,6 +1,6 @@
 """LiteAttention with tiles that are strips of a frame, and with tiles that are boxes.
 
-    python benchmarks/token_order.py [--order 4x4x4 ...] [--threshold -1 ...] [--clips 2]
+    python benchmarks/token_order.py [--order 4x4x4 ...] [--threshold -1 ...] [--clip 0 1]
     python benchmarks/token_order.py --one-step [...]
 
 The first draws clips of the demo model dense, and with LiteAttention for every token order and
@@ -123,7 +123,7 @@ def inputs_of(model: Model, clip: int) -> Inputs:
     return Inputs(layers, (shape[1], shape[2] // 4, shape[3] // 4))
 
 
-def measure_step(inputs: Sequence[Inputs], clip: int, order: str, threshold: float) -> Result:
+def measure_step(inputs: dict[int, Inputs], clip: int, order: str, threshold: float) -> Result:
     box_ = parsed(order)
     latent = inputs[clip].latent
     if box_ == "space_time":
@@ -188,17 +188,17 @@ def tables(found: dict[str, dict[float, Result]]) -> Iterator[Table]:
 
 
 def study(
-    measure: Measure, orders: Sequence[str], thresholds: Sequence[float], clips: int
+    measure: Measure, orders: Sequence[str], thresholds: Sequence[float], clips: Sequence[int]
 ) -> dict[str, dict[float, Result]]:
     """Means over the clips, by order and threshold."""
     found = {
         (clip, order, threshold): measure(clip, order, threshold)
-        for clip in range(clips)
+        for clip in clips
         for order in orders
         for threshold in thresholds
     }
     return {
-        order: {t: mean_of([found[clip, order, t] for clip in range(clips)]) for t in thresholds}
+        order: {t: mean_of([found[clip, order, t] for clip in clips]) for t in thresholds}
         for order in orders
     }
 
@@ -211,18 +211,18 @@ def main() -> None:
     add("--out", type=Path, default=Path("build/token_order"))
     add("--order", nargs="+", default=ORDERS, help="boxes such as 4x4x4, frames or space_time")
     add("--threshold", nargs="+", type=float, help="log2 units")
-    add("--clips", type=int, default=2)
+    add("--clip", nargs="+", type=int, default=(0, 1), help="numbers of prompts, also seeds")
     given = parser.parse_args()
     model = load_model(given.model, torch.device("cpu"))
     console = Console()
     with console.status("drawing"):
         if given.one_step:
-            measure = partial(measure_step, [inputs_of(model, c) for c in range(given.clips)])
+            measure = partial(measure_step, {c: inputs_of(model, c) for c in given.clip})
         else:
             given.out.mkdir(parents=True, exist_ok=True)
             measure = partial(measure_clip, model, ResultsFile(given.out, model.fingerprint))
         thresholds = given.threshold or (STEP_THRESHOLDS if given.one_step else CLIP_THRESHOLDS)
-        found = study(measure, given.order, thresholds, given.clips)
+        found = study(measure, given.order, thresholds, given.clip)
     for table in tables(found):
         console.print(table)
 
