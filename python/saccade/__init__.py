@@ -13,6 +13,7 @@ from .functional import attention, info, merge_partials
 from .lite import LiteAttention
 from .lite_schedule import Fingerprint, LayerThresholds, LiteSchedule
 from .sla import linear_attention, pool_tiles, select_tiles, sparse_linear_attention
+from .space_time import choose_box, inverse_order, token_order
 from .tile_mask import TileGrid, TileMask
 
 __all__ = [
@@ -28,9 +29,11 @@ __all__ = [
     "Unsupported",
     "attention",
     "baselines",
+    "choose_box",
     "disable",
     "enable",
     "info",
+    "inverse_order",
     "linear_attention",
     "load_state",
     "merge_partials",
@@ -39,6 +42,7 @@ __all__ = [
     "select_tiles",
     "sparse_linear_attention",
     "summary",
+    "token_order",
 ]
 
 __version__: str = info()["version"]

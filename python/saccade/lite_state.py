@@ -102,10 +102,16 @@ def require_rule(saved: object, lite: LiteAttention, path: str | Path) -> None:
         raise InvalidArgument(f"{path} is of other options: {'; '.join(different)}")
 
 
-def timeline_of(position: object, path: str | Path) -> tuple[list[float], list[str]]:
-    """Timesteps and finished branches of a transformer, from a file."""
+def timeline_of(
+    position: object, token_order: str | tuple[int, int, int], path: str | Path
+) -> tuple[list[float], list[str]]:
+    """Timesteps and finished branches of a transformer with this token order, from a file."""
+    here = token_order if isinstance(token_order, str) else list(token_order)
+    saved = position.get("token_order") if isinstance(position, dict) else None
+    if saved is not None and saved != here:
+        raise InvalidArgument(f"{path} is of token_order {saved!r}, but here it is {here!r}")
     match position:
-        case {"timesteps": list(timesteps), "finished": list(finished)} if all(
+        case {"token_order": _, "timesteps": list(timesteps), "finished": list(finished)} if all(
             type(t) in (int, float) and math.isfinite(t) for t in timesteps
         ) and all(isinstance(branch, str) for branch in finished):
             return [float(t) for t in timesteps], finished

@@ -36,22 +36,24 @@ def traces(model):
     return (
         {path: set(vars(module)) for path, module in modules.items()},
         {path: id(module.processor) for path, module in modules.items() if "attn" in path[-5:]},
+        {path: list(module._forward_hooks.values()) for path, module in modules.items()},
         backends(),
         list(AttentionBackendName.__members__),
     )
 
 
-def test_disable_restores_everything():
+@pytest.mark.parametrize("token_order", ["frames", "space_time"])
+def test_disable_restores_everything(token_order):
     pipeline = make_pipeline(boundary_ratio=0.6)
     transformers = pipeline.transformer, pipeline.transformer_2
     before = [traces(model) for model in transformers]
     weights = {name: w.clone() for name, w in pipeline.transformer.state_dict().items()}
     outputs = [call(copy.deepcopy(model), 500) for model in transformers]
 
-    saccade.enable(pipeline, threshold=-6.0)
+    saccade.enable(pipeline, threshold=-6.0, token_order=token_order)
     enabled = pipeline.transformer.state_dict()
     assert enabled.keys() == weights.keys()
-    assert len(backends()[0] - before[0][2][0]) == 4
+    assert len(backends()[0] - before[0][3][0]) == 4
     generate(pipeline)
     saccade.disable(pipeline)
 
@@ -124,6 +126,7 @@ def test_a_refused_enable_changes_nothing():
         lambda: saccade.enable(pipeline.transformer, threshold=1.0),
         lambda: saccade.enable(pipeline.transformer, dense_layers=[2]),
         lambda: saccade.enable(pipeline.transformer, method=fail_late),
+        lambda: saccade.enable(pipeline.transformer, token_order="rows"),
     ):
         with pytest.raises(saccade.Error):
             refused()

@@ -384,6 +384,16 @@ def test_a_tiny_demo_from_end_to_end(tiny_model, tmp_path, capsys):
     assert len(numbers["measurements"][1]["layers"]) == 2
 
 
+def test_a_tiny_demo_in_another_token_order(tiny_model, tmp_path):
+    options = ("--threshold=-inf", "--prompt", PROMPT)
+    for order, name in (("frames", "frames"), ("space_time", "space_time"), ("2x4x4", "2 × 4 × 4")):
+        out = tmp_path / order
+        assert run(tiny_model, out, *options, f"--token-order={order}") == 0
+        assert f"token order {name}" in (out / "report.html").read_text()
+        numbers = json.loads((out / "report.json").read_text())
+        assert numbers["summary"][1]["psnr"]["mean"] > 60
+
+
 def test_a_tiny_study_goes_on_where_it_stopped(tiny_model, tmp_path, capsys):
     options = ("--study", "--threshold=-1", "--prompt", PROMPT)
     assert run(tiny_model, tmp_path, *options) == 0
@@ -470,6 +480,8 @@ def test_broken_checkpoints_are_named(tiny_model, tmp_path, capsys, breakage, me
         (["--threshold", "1"], "threshold"),
         (["--threshold", "nan"], "threshold"),
         (["--block-q", "32"], "block_q must be 64 or 128"),
+        (["--token-order", "rows"], "token_order must be"),
+        (["--token-order", "4x0x4"], "a box is (frames, rows, columns)"),
         (["--height", "40"], "height must be a multiple of 16"),
         (["--frames", "0"], "frames must be 1 to"),
         (["--steps", "0"], "steps must be at least 1"),

@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import lite_state
 from ..errors import InvalidArgument, Unsupported
 from ..lite import LiteAttention
+from ..space_time import Box
 from .methods import make_attentions
 from .summary import LayerSummary, Summary
 
@@ -26,7 +27,11 @@ __all__ = ["disable", "enable", "load_state", "save_state", "summary"]
 
 
 def enable(
-    model: Any, method: str | Callable[[str], Callable[..., Tensor]] = "lite", **options: Any
+    model: Any,
+    method: str | Callable[[str], Callable[..., Tensor]] = "lite",
+    *,
+    token_order: str | Box = "frames",
+    **options: Any,
 ) -> None:
     """Lets saccade compute every self-attention of a diffusers model, until saccade.disable.
 
@@ -50,9 +55,14 @@ def enable(
             ``attention.reset()`` is called before each generation, and the last of
             ``attention.statistics``, with the fields of LiteAttention's entries, goes into the
             summary.
+        token_order: "frames", as diffusers numbers the tokens; a box (frames, rows, columns), as
+            for saccade.token_order, so that tiles are boxes in space-time; or "space_time", the box
+            of saccade.choose_box for each latent and the block sizes of the method (128 x 64 where
+            it has none). Attention gets q, k and v in this order; what the model returns is the
+            same up to rounding. Not with protected ranges, and for WanTransformer3DModel only.
         **options: for "lite" the arguments of LiteAttention but for ``scale``, ``layout`` and
-            ``layer``, and ``dense_layers``: paths of the self-attentions that stay dense, or their numbers from 0.
-            The patterns of the schedule must match a layer each.
+            ``layer``, and ``dense_layers``: paths of the self-attentions that stay dense, or their
+            numbers from 0. The patterns of the schedule must match a layer each.
 
     Raises InvalidArgument or Unsupported, and then has changed nothing; a call of the model raises
     Unsupported for what the attention cannot do (masks, context parallelism; "lite": gradients).
@@ -71,8 +81,11 @@ def enable(
     }
     paths = [path for found in modules.values() for path in found]
     attentions = make_attentions(method, options, paths)
+    boxes = hooks.boxes_of(transformers, token_order, options)
     for prefix, transformer in transformers.items():
-        hooks.install(transformer, modules[prefix], attentions, hooks.num_train_timesteps_of(model))
+        hooks.install(
+            transformer, modules[prefix], attentions, hooks.num_train_timesteps_of(model), boxes
+        )
 
 
 def disable(model: Any) -> None:
@@ -94,7 +107,7 @@ def summary(model: Any) -> Summary:
     hooks = _diffusers_hooks()
     found = [hooks.hook_of(transformer) for transformer in _enabled(hooks, model)]
     layers = [
-        LayerSummary(layer.path, layer.attention, tuple(layer.calls))
+        LayerSummary(layer.path, layer.attention, tuple(layer.calls), hook.token_order)
         for hook in found
         for layer in hook.layers
     ]
@@ -120,9 +133,8 @@ def save_state(target: Any, path: str | Path) -> None:
         tensors |= lite_state.pack(attention, f"{layer}/")
         rules[layer] = lite_state.rule_of(attention)
     positions = {
-        prefix: hooks.hook_of(transformer).trajectory.position
-        for prefix, transformer in hooks.transformers_of(target).items()
-        if hooks.hook_of(transformer) is not None
+        prefix: {**hook.trajectory.position, "token_order": hook.given_token_order}
+        for prefix, hook in _hooks_of(hooks, target).items()
     }
     lite_state.save(path, tensors, {"rules": rules, "trajectories": positions})
 
@@ -158,21 +170,26 @@ def load_state(target: Any, path: str | Path) -> None:
             if name.startswith(f"{layer}/")
         }
         states[layer] = lite_state.unpack(attention, own)
-    trajectories = {
-        prefix: hooks.hook_of(transformer).trajectory
-        for prefix, transformer in hooks.transformers_of(target).items()
-        if hooks.hook_of(transformer) is not None
-    }
-    if positions.keys() != trajectories.keys():
+    transformers = _hooks_of(hooks, target)
+    if positions.keys() != transformers.keys():
         raise InvalidArgument(
-            f"{path} is of other transformers: {_only(positions, trajectories)} in the file, "
-            f"{_only(trajectories, positions)} here"
+            f"{path} is of other transformers: {_only(positions, transformers)} in the file, "
+            f"{_only(transformers, positions)} here"
         )
-    timelines = {prefix: lite_state.timeline_of(positions[prefix], path) for prefix in positions}
+    timelines = {
+        prefix: lite_state.timeline_of(positions[prefix], hook.given_token_order, path)
+        for prefix, hook in transformers.items()
+    }
     for layer, attention in attentions.items():
         attention.states = states[layer]
     for prefix, timeline in timelines.items():
-        trajectories[prefix].move_to(*timeline)
+        transformers[prefix].trajectory.move_to(*timeline)
+
+
+def _hooks_of(hooks: ModuleType, model: Any) -> dict[str, Any]:
+    """The hooks of the transformers of a model that are enabled, by prefix."""
+    found = {prefix: hooks.hook_of(t) for prefix, t in hooks.transformers_of(model).items()}
+    return {prefix: hook for prefix, hook in found.items() if hook is not None}
 
 
 def _lite_layers(hooks: ModuleType, model: Any) -> dict[str, LiteAttention]:

@@ -7,17 +7,28 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
-from diffusers.models.transformers.transformer_wan import WanAttention
+from diffusers.models.transformers.transformer_wan import (
+    WanAttention,
+    WanRotaryPosEmbed,
+    WanTransformer3DModel,
+)
 from torch import nn
 
 from ..errors import InvalidArgument, Unsupported
 from ..lite import LiteAttention
 from ..lite_schedule import ScheduleTable
+from ..space_time import Box, require_token_order
 from .layer import Attention, Layer
 from .redirection import Redirection, require_known_dispatcher, unregister_backends
+from .reordering import BoxChoice, Reordering
 from .trajectory import Trajectory
 
 _HOOK = "saccade"
+# Options of LiteAttention, and fields of its schedule, that count tokens.
+_RANGES = (
+    *("protected_queries", "protected_keys", "skipped_queries", "skipped_keys"),
+    *("must_do_queries", "must_do_keys", "must_skip_queries", "must_skip_keys"),
+)
 _ACCEPTED = "a WanTransformer3DModel, another model with WanAttention, or a WanPipeline of such"
 
 
@@ -69,6 +80,45 @@ def self_attentions(transformer: ModelMixin, prefix: str) -> dict[str, WanAttent
     return found
 
 
+def boxes_of(
+    transformers: dict[str, ModelMixin], token_order: str | Box, options: dict[str, Any]
+) -> BoxChoice | None:
+    """What ``token_order`` of saccade.enable means, with the ``options`` of its method.
+
+    None is the order of diffusers. Raises InvalidArgument for an order that does not exist, and
+    for protected ranges, which no other order leaves together; Unsupported for a transformer whose
+    tokens cannot be reached.
+    """
+    token_order = require_token_order(token_order)
+    if token_order == "frames":
+        return None
+    given = set(name for name, value in options.items() if value)
+    schedule = options.get("schedule")
+    given |= {name for name in _RANGES if getattr(schedule, name, ())}
+    for name in _RANGES:
+        if name in given:
+            raise InvalidArgument(
+                f"{name} is a range of tokens numbered frame by frame, which token_order "
+                f"{token_order!r} tears apart; give token_order='frames'"
+            )
+    for prefix, transformer in transformers.items():
+        _require_known(transformer, prefix)
+    blocks = {name: options[name] for name in ("block_q", "block_k") if name in options}
+    return BoxChoice(token_order, **blocks)
+
+
+def _require_known(transformer: ModelMixin, prefix: str) -> None:
+    is_known = (
+        type(transformer).forward is WanTransformer3DModel.forward
+        and type(transformer.rope) is WanRotaryPosEmbed
+    )
+    if not is_known:
+        raise Unsupported(
+            "token_order is for diffusers' WanTransformer3DModel as it is, got "
+            f'{prefix}{type(transformer).__name__}; "frames" leaves the order of any model alone'
+        )
+
+
 class TransformerHook(ModelHook):
     """Tells the layers of a transformer about each of its calls, until it is removed."""
 
@@ -80,6 +130,7 @@ class TransformerHook(ModelHook):
         modules: dict[str, WanAttention],
         attentions: dict[str, Attention],
         num_train_timesteps: int,
+        boxes: BoxChoice | None,
     ) -> None:
         super().__init__()
         self.attributes_before = frozenset(vars(transformer))
@@ -88,10 +139,19 @@ class TransformerHook(ModelHook):
         self._contexts = StateManager(BaseState)
         self.layers = [Layer(path, attentions[path], self.trajectory) for path in modules]
         self._redirections = [Redirection(modules[layer.path], layer) for layer in self.layers]
+        self._reordering = None if boxes is None else Reordering(transformer, boxes)
+        self.given_token_order = "frames" if boxes is None else boxes.token_order
+
+    @property
+    def token_order(self) -> str | Box:
+        """As given to saccade.enable; once the model was called, the box that was chosen."""
+        return "frames" if self._reordering is None else self._reordering.token_order
 
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:  # diffusers' spelling
         for redirection in self._redirections:
             redirection.undo()
+        if self._reordering is not None:
+            self._reordering.undo()
         unregister_backends([redirection.backend for redirection in self._redirections])
         return module
 
@@ -108,9 +168,13 @@ class TransformerHook(ModelHook):
                     f"the processor or attention backend of {layer.path} was changed after "
                     "saccade.enable; saccade.disable a model before changing them"
                 )
+        if self._reordering is not None:
+            self._reordering.require_reach()
         if self.trajectory.begin_call(_timestep_of(*args, **kwargs), self._context()):
             for layer in self.layers:
                 layer.begin_generation()
+        if self._reordering is not None:
+            args, kwargs = self._reordering.begin_call(args, kwargs)
         return args, kwargs
 
     @torch.compiler.disable
@@ -154,9 +218,13 @@ def install(
     modules: dict[str, WanAttention],
     attentions: dict[str, Attention],
     num_train_timesteps: int,
+    boxes: BoxChoice | None,
 ) -> None:
-    """Makes the self-attentions ``modules`` of a transformer call ``attentions``, by path."""
-    hook = TransformerHook(transformer, modules, attentions, num_train_timesteps)
+    """Makes the self-attentions ``modules`` of a transformer call ``attentions``, by path.
+
+    With ``boxes`` its blocks see the tokens box by box.
+    """
+    hook = TransformerHook(transformer, modules, attentions, num_train_timesteps, boxes)
     HookRegistry.check_if_exists_or_initialize(transformer).register_hook(hook, _HOOK)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..lite_schedule import ScheduleTable
+from ..space_time import Box
 from .layer import Attention, AttentionCall, sparsity_of
 
 _HEADER = ("layer", "branch", "calls", "sparsity", "seconds")
@@ -21,12 +22,15 @@ class LayerSummary:
 
     ``path``: from what was given to saccade.enable. ``attention``: the object that computes it,
     a LiteAttention for the sparse layers of method "lite", whose ``mask(branch)`` has the tiles of
-    the next step. ``calls``: of the current or last generation, in their order.
+    the next step. ``calls``: of the current or last generation, in their order. ``token_order``:
+    "frames", or the box by which the tokens of the last call were numbered; before any call as it
+    was given to saccade.enable.
     """
 
     path: str
     attention: Attention
     calls: tuple[AttentionCall, ...]
+    token_order: str | Box
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ class Summary:
         table = [_HEADER, *rows, _row("total", "", list(self.calls))]
         widths = [max(len(row[column]) for row in table) for column in range(len(_HEADER))]
         lines = [_line(row, widths) for row in table]
+        lines += dict.fromkeys(
+            "tokens in boxes of {} x {} x {}".format(*layer.token_order)
+            for layer in self.layers
+            if isinstance(layer.token_order, tuple)
+        )
         if not self.calls:
             lines.append("no calls yet: run the model first")
         return "\n\n".join(["\n".join(lines), *map(str, self.tables)])

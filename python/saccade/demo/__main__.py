@@ -104,8 +104,15 @@ def _plan(arguments: argparse.Namespace, model: Model) -> tuple[Sweep, Request]:
         ),
         block_q=arguments.block_q,
         block_k=arguments.block_k,
+        token_order=arguments.token_order,
     )
     return sweep, first
+
+
+def _token_order(text: str) -> str | tuple[int, ...]:
+    """A box such as 4x4x4 as numbers; whether the order exists is Request's to say."""
+    parts = text.split("x")
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else text
 
 
 def _complain(message: str) -> None:
@@ -162,6 +169,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--width", type=int, help="pixels")
     add("--block-q", type=int, default=64, help="tile height, 64 or 128 (%(default)s)")
     add("--block-k", type=int, default=64, help="tile width, 64 or 128 (%(default)s)")
+    add(
+        "--token-order",
+        type=_token_order,
+        default="frames",
+        metavar="ORDER",
+        help="frames, space_time or a box of tokens such as 4x4x4 (%(default)s)",
+    )
     add("--device", help="as torch calls it; the default is the best that saccade can use")
     return parser  # fmt: skip
 

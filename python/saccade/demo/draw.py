@@ -15,6 +15,7 @@ import saccade
 
 from ..errors import InvalidArgument
 from ..report import MaskHistory, Measurement
+from ..space_time import Box, require_token_order
 from . import quality
 from .calls import CallTable, table_of
 from .mask_recorder import MaskRecorder
@@ -30,8 +31,9 @@ class Request:
     """What to draw, and with which attention: "dense", "lite" or "random".
 
     ``threshold`` is that of "lite"; for "random" it names the generation whose number of tiles is
-    kept. "lite" computes every tile in the first ``dense_first_steps``. Raises InvalidArgument for
-    a threshold that is no number at most 0, and for a negative number of steps.
+    kept. "lite" computes every tile in the first ``dense_first_steps``. ``token_order`` is that of
+    saccade.enable. Raises InvalidArgument for a threshold that is no number at most 0, for a
+    negative number of steps and for an order that does not exist.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Request:
     dense_first_steps: int
     block_q: int
     block_k: int
+    token_order: str | Box = "frames"
 
     def __post_init__(self) -> None:
         if self.method not in ("dense", "lite", "random"):
@@ -55,6 +58,7 @@ class Request:
         if self.threshold is not None:
             self.schedule()  # refuses an illegal one
         saccade.TileGrid(1, 1, 1, 1, self.block_q, self.block_k)  # and block sizes
+        require_token_order(self.token_order)
 
     def schedule(self) -> saccade.LiteSchedule:
         """Of "lite"."""
@@ -110,7 +114,7 @@ def draw(
 def enabled(model: Model, request: Request, like: Measurement | None = None) -> Iterator[None]:
     """The model with the attention of a request; "random" needs ``like``."""
     method, options = _method_of(request, like)
-    saccade.enable(model.pipeline, method, **options)
+    saccade.enable(model.pipeline, method, token_order=request.token_order, **options)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import torch
 import saccade
 
 from ..report import Clip, Contents
+from ..space_time import Box
 from .draw import Drawn, Request
 from .models import Model
 from .warm_up import NativeComparison
@@ -82,7 +83,7 @@ def _facts(
         (
             "tiles",
             f"{first.block_q} × {first.block_k} logits; dense in the first "
-            f"{first.dense_first_steps} steps",
+            f"{first.dense_first_steps} steps; token order {_order_name(first.token_order)}",
         ),
         (
             "dense baseline",
@@ -100,6 +101,10 @@ def _facts(
         ),
         *_classifier_fact(model),
     ]
+
+
+def _order_name(token_order: str | Box) -> str:
+    return token_order if isinstance(token_order, str) else " × ".join(map(str, token_order))
 
 
 def _size_of(model: Model) -> str:
