@@ -21,11 +21,12 @@ from .tile_mask import TileGrid, TileMask
 class StepStatistics:
     """What one call computed.
 
-    ``threshold``: the largest one, where heads have their own. ``active``: int64 [batch, heads], tiles; ``tiles``: of each head. ``dropped_mass``: with
-    re-probing, float32 [batch, heads], the estimated share of the softmax mass that the tiles
-    dropped so far would have, the mean over rows of tiles; it errs on the high side. ``kept_mass``:
-    if it is measured, float32 [batch, heads], the share of the softmax mass of dense attention that
-    the computed tiles hold, the mean over queries.
+    ``threshold``: the largest one, where heads have their own. ``active``: int64 [batch, heads],
+    tiles; ``tiles``: of each head. ``dropped_mass``: with re-probing, float32 [batch, heads], the
+    estimated share of the softmax mass that the tiles dropped so far would have, the mean over rows
+    of tiles; it errs on the high side. ``kept_mass``: if it is measured, float32 [batch, heads],
+    the share of the softmax mass of dense attention that the computed tiles hold, the mean over
+    queries.
     """
 
     branch: str

@@ -323,6 +323,7 @@ TEST_F(LiteRuleTest, AlternatingOrderTurnsAround) {
 
 TEST_F(LiteRuleTest, BadRulesNameLimitAndValue) {
   const Problem problem = small_problem(random_);
+  const StepPlan usual = {.thresholds = {-1}};
   const auto message = [&](const Rule& rule, const StepPlan& plan, auto change) {
     Layer layer(problem, rule);
     StepResult result(problem);
@@ -342,24 +343,28 @@ TEST_F(LiteRuleTest, BadRulesNameLimitAndValue) {
   const auto expect = [](const std::string& text, const char* part) {
     EXPECT_NE(text.find(part), std::string::npos) << text;
   };
-  expect(message({.mass_budget = -1.0}, {}, nothing), "mass_budget is -1, but must be at least 0");
-  expect(message({.reprobe_period = -2}, {}, nothing), "reprobe_period is -2");
+  expect(message({.mass_budget = -1.0}, usual, nothing),
+         "mass_budget is -1, but must be at least 0");
+  expect(message({.reprobe_period = -2}, usual, nothing), "reprobe_period is -2");
   expect(message({}, {.thresholds = {}}, nothing), "plan.thresholds is empty");
   expect(message({}, {.thresholds = {-1, -2, -3}}, nothing), "3 head_thresholds for 2 query heads");
-  expect(message({.mass_budget = 0.1}, {}, [](StateView& s, StepOutputs&) { s.spent = {}; }),
+  expect(message({.mass_budget = 0.1}, usual, [](StateView& s, StepOutputs&) { s.spent = {}; }),
          "mass_budget is given without spent");
-  expect(message({.reference = Reference::lse}, {}, [](StateView& s, StepOutputs&) { s.ref = {}; }),
-         "state.ref is missing");
-  expect(message({.reference = Reference::lse}, {}, [](StateView&, StepOutputs& o) { o.lse = {}; }),
-         "outputs.lse is missing");
-  expect(message({}, {}, [](StateView&, StepOutputs& o) { o.computed = {}; }),
+  expect(
+      message({.reference = Reference::lse}, usual, [](StateView& s, StepOutputs&) { s.ref = {}; }),
+      "state.ref is missing");
+  expect(
+      message({.reference = Reference::lse}, usual, [](StateView&, StepOutputs& o) { o.lse = {}; }),
+      "outputs.lse is missing");
+  expect(message({}, usual, [](StateView&, StepOutputs& o) { o.computed = {}; }),
          "outputs.computed is missing");
   const auto partial = [&](const Rule& rule, auto change) {
     Layer layer(problem, rule);
     StepResult result(problem);
     StepOutputs outputs = result.with_scores();
     change(outputs);
-    const StepOptions options = {.rule = rule, .is_first = false, .is_partial = true};
+    const StepOptions options = {
+        .plan = usual, .rule = rule, .is_first = false, .is_partial = true};
     try {
       step({}, problem.inputs(), options, layer.view(), outputs);
       finish_step({}, problem.inputs(), options, result.lse.view(), layer.view(), outputs);
@@ -372,7 +377,7 @@ TEST_F(LiteRuleTest, BadRulesNameLimitAndValue) {
   expect(partial({.reference = Reference::lse}, [](StepOutputs& o) { o.fall = {}; }),
          "outputs.fall is missing");
   const TileMask marks(problem.shape.grid());
-  expect(message({.mass_budget = 0.1}, {},
+  expect(message({.mass_budget = 0.1}, usual,
                  [&](StateView&, StepOutputs& o) { o.scores = {}, o.marks = marks.view(); }),
          "outputs.scores is missing, but a mass budget needs it");
 }

@@ -210,13 +210,13 @@ def test_the_summary_names_the_order():
     box = saccade.choose_box(5, 8, 8)
     summary = saccade.summary(transformer)
     assert [x.token_order for x in summary.layers] == [box, box]
-    assert str(summary).splitlines()[-1] == "tokens in boxes of {} x {} x {}".format(*box)
+    assert "tokens in boxes of {} x {} x {}".format(*box) in str(summary).splitlines()
     saccade.disable(transformer)
     saccade.enable(transformer)
     call(transformer, 1000)
     summary = saccade.summary(transformer)
     assert [x.token_order for x in summary.layers] == ["frames", "frames"]
-    assert str(summary).splitlines()[-1].startswith("total")
+    assert "boxes" not in str(summary)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def boxes_of(
     token_order = require_token_order(token_order)
     if token_order == "frames":
         return None
-    given = set(name for name, value in options.items() if value)
+    given = {name for name, value in options.items() if value}
     schedule = options.get("schedule")
     given |= {name for name in _RANGES if getattr(schedule, name, ())}
     for name in _RANGES:
