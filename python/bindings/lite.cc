@@ -15,20 +15,15 @@
 namespace saccade::python {
 namespace {
 
-lite::Order order_of(const std::string& name) {
-  using enum lite::Order;
-  for (const lite::Order order : {linear, reversed, alternating, radial}) {
-    if (lite::name_of(order) == name) return order;
+// An enumerator from its number. Names would be strings, each of which torch's stable interface
+// leaks.
+template <typename Enum>
+Enum enum_of(std::int64_t number, Enum last, const char* name) {
+  if (number < 0 || number > static_cast<std::int64_t>(last)) {
+    throw InvalidArgument(fmt::format("{} has number {}, but must have one from 0 to {}", name,
+                                      number, static_cast<std::int64_t>(last)));
   }
-  throw InvalidArgument(
-      fmt::format("order must be linear, reversed, alternating or radial, got '{}'", name));
-}
-
-lite::Reference reference_of(const std::string& name) {
-  for (const lite::Reference reference : {lite::Reference::running, lite::Reference::lse}) {
-    if (lite::name_of(reference) == name) return reference;
-  }
-  throw InvalidArgument(fmt::format("reference must be running or lse, got '{}'", name));
+  return static_cast<Enum>(number);
 }
 
 // Active tiles of each head, [batch, heads].
@@ -64,20 +59,20 @@ Tensor empty_floats(std::initializer_list<std::int64_t> shape) {
   return torch::stable::empty({shape.begin(), shape.size()}, torch::headeronly::ScalarType::Float);
 }
 
-lite::Rule rule_of(const std::string& reference,
-                   const std::string& order,
+lite::Rule rule_of(std::int64_t reference,
+                   std::int64_t order,
                    std::optional<double> mass_budget,
                    std::int64_t reprobe_period) {
-  return {.reference = reference_of(reference),
-          .order = order_of(order),
+  return {.reference = enum_of(reference, lite::Reference::lse, "reference"),
+          .order = enum_of(order, lite::Order::radial, "order"),
           .mass_budget = mass_budget,
           .reprobe_period = reprobe_period};
 }
 
 }  // namespace
 
-void lite_check_rule(const std::string& reference,
-                     const std::string& order,
+void lite_check_rule(std::int64_t reference,
+                     std::int64_t order,
                      std::optional<double> mass_budget,
                      std::int64_t reprobe_period) {
   lite::validate(rule_of(reference, order, mass_budget, reprobe_period));
@@ -106,8 +101,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
     bool is_first,
     bool is_dense,
     const std::vector<double>& thresholds,
-    const std::string& reference,
-    const std::string& order,
+    std::int64_t reference,
+    std::int64_t order,
     std::optional<double> mass_budget,
     std::int64_t reprobe_period,
     const std::vector<std::int64_t>& protected_queries,

@@ -53,9 +53,10 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> merge_partials_backward(
     const Tensor& dout,
     const std::optional<Tensor>& dlse);
 
-// Throws InvalidArgument for names that are none, and for a budget or a period that is negative.
-void lite_check_rule(const std::string& reference,
-                     const std::string& order,
+// A reference and an order are the numbers of lite::Reference and lite::Order. Throws
+// InvalidArgument for others, and for a budget or a period that is negative.
+void lite_check_rule(std::int64_t reference,
+                     std::int64_t order,
                      std::optional<double> mass_budget,
                      std::int64_t reprobe_period);
 
@@ -117,8 +118,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
     bool is_first,
     bool is_dense,
     const std::vector<double>& thresholds,
-    const std::string& reference,
-    const std::string& order,
+    std::int64_t reference,
+    std::int64_t order,
     std::optional<double> mass_budget,
     std::int64_t reprobe_period,
     const std::vector<std::int64_t>& protected_queries,

@@ -16,6 +16,10 @@ from .functional import Layout, attention, bounds_of, has_length_first, heads_fi
 from .lite_schedule import DEFAULT_THRESHOLD, LiteSchedule
 from .tile_mask import TileGrid, TileMask
 
+# In the order of their numbers.
+REFERENCES = ("running", "lse")
+ORDERS = ("linear", "reversed", "alternating", "radial")
+
 
 @dataclass(frozen=True)
 class StepStatistics:
@@ -133,7 +137,7 @@ class LiteAttention:
     ) -> None:
         if schedule is not None and threshold is not None:
             raise InvalidArgument("give either schedule or threshold, not both")
-        call(_ops.lite_check_rule, reference, order, mass_budget, reprobe_period)
+        call(_ops.lite_check_rule, *_numbers_of(reference, order), mass_budget, reprobe_period)
         has_length_first(layout)
         TileGrid(1, 1, 1, 1, block_q, block_k)  # refuses other block sizes
         if schedule is None:
@@ -192,7 +196,7 @@ class LiteAttention:
             _ops.lite_step,
             *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
             *(self.block_q, self.block_k, step, state.is_new, is_dense, thresholds),
-            *(self.reference, self.order, self.mass_budget, self.reprobe_period),
+            *(*_numbers_of(self.reference, self.order), self.mass_budget, self.reprobe_period),
             *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
             *(bounds_of(self.skipped_queries), bounds_of(self.skipped_keys)),
         )
@@ -259,3 +263,16 @@ class LiteAttention:
             spent = torch.zeros(grid.shape[:3], device=q.device)
         mask = TileMask.full(*astuple(grid), device=q.device)
         return BranchState(mask, step, ref, spent)
+
+
+def _numbers_of(reference: str, order: str) -> tuple[int, int]:
+    """Of a rule's names, for the operators."""
+    return _number_of("reference", reference, REFERENCES), _number_of("order", order, ORDERS)
+
+
+def _number_of(what: str, name: str, names: tuple[str, ...]) -> int:
+    if name not in names:
+        raise InvalidArgument(
+            f"{what} must be {', '.join(names[:-1])} or {names[-1]}, got {name!r}"
+        )
+    return names.index(name)

@@ -142,10 +142,10 @@ def test_operator_mutates_only_its_state(rule: str) -> None:
     q, k, v = drifting(0)
     words = saccade.TileMask.full(1, 2, **GRID).words
     ref = spent = None
-    options = ([-6.0], "running", "linear", None, 0, [], [], [], [])
+    options = ([-6.0], 0, 0, None, 0, [], [], [], [])
     if rule == "everything":
         ref, spent = torch.zeros(1, 2, 300), torch.zeros(1, 2, 3)
-        options = ([-6.0, -4.0], "lse", "alternating", 0.1, 3, [0, 5], [0, 5], [], [128, 192])
+        options = ([-6.0, -4.0], 1, 2, 0.1, 3, [0, 5], [0, 5], [], [128, 192])
     torch.library.opcheck(
         torch.ops.saccade.lite_step,
         (q, k, v, words, ref, spent, None, None, None, 128, 64, 1, False, False, *options),
