@@ -32,13 +32,18 @@ from saccade.demo.models import Model, Shape
 
 BLOCKS = {"block_q": 64, "block_k": 64}
 THRESHOLDS = (-5.0, -3.0, -2.0, -1.0, -0.5, -0.25)
+MASS_THRESHOLDS = (-12.0, -10.0, -9.0, -8.0, -7.0, -6.0)
 LSE_THRESHOLDS = (-10.0, -8.0, -7.0, -6.0, -5.0, -4.0)
+MASS_BUDGETS = (0.02, 0.04, 0.08, 0.16, 0.32)
 BUDGETS = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
 ERRORS = (0.02, 0.03, 0.04, 0.06)
 
 # Options of LiteAttention, and the levels that are tried.
 RULES: dict[str, tuple[dict[str, object], str, tuple[float, ...]]] = {
     "paper (running, linear)": ({}, "threshold", THRESHOLDS),
+    "mean mass": ({"measure": "mean_mass"}, "threshold", MASS_THRESHOLDS),
+    "largest mass": ({"measure": "largest_mass"}, "threshold", MASS_THRESHOLDS),
+    "mean mass, budget": ({"measure": "mean_mass"}, "mass_budget", MASS_BUDGETS),
     "running, reversed": ({"order": "reversed"}, "threshold", THRESHOLDS),
     "running, alternating": ({"order": "alternating"}, "threshold", THRESHOLDS),
     "running, radial": ({"order": "radial"}, "threshold", THRESHOLDS),

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <saccade/context.h>
+#include <saccade/measure.h>
 #include <saccade/tensor_view.h>
 #include <saccade/tile_index.h>
 #include <saccade/tile_mask.h>
@@ -32,15 +33,16 @@ struct AttentionInputs {
   // are never read (they may hold NaN).
   TensorView q_lens{}, k_lens{};
 
-  // f32 (f64 with f64 inputs) [batch, q_heads, q_len]: the lse of an earlier step. Given, scores
-  // are measured against it (see AttentionForwardOutputs::scores); absent, against the running row
-  // maximum.
+  // f32 (f64 with f64 inputs) [batch, q_heads, q_len]: the lse of an earlier step. Given, largest
+  // weights are measured against it (see AttentionForwardOutputs::scores); absent, against the
+  // running row maximum. Masses are those of this step and take no reference.
   TensorView ref{};
 };
 
 struct AttentionForwardOptions {
   std::optional<double> scale{};      // absent = 1 / sqrt(head_dim); any finite value
   std::optional<double> threshold{};  // <= 0, log2 units; needed for, and only with, marks
+  Measure measure = Measure::largest_weight;
   VisitOrder order = VisitOrder::linear;
   // The keys are a part of those that the rows attend to, and the lse of all of them is not known
   // yet: scores stay max over r of (max_j S[r, j] - ref[r]), neither corrected nor capped (see
@@ -65,12 +67,17 @@ struct AttentionForwardOutputs {
   TileMaskView marks{};
 
   // Optional, f32 [batch, q_heads, q_tiles, k_tiles], densely packed: 4 bytes per tile against
-  // 1/8 byte for marks. For each computed tile
-  //   running reference: log2(e) * max over valid rows r of (max_j S[r, j] - m[r]), where m[r] is
+  // 1/8 byte for marks. For each computed tile, by measure:
+  //   largest_mass, mean_mass: log2 of its share of the softmax of this step, the largest or the
+  //     mean over valid rows r of sum_j exp(S[r, j] - lse[r]); rows without any mass count as 0.
+  //     Exact whatever the visiting order, but for scores below -100, which may be too high.
+  //   largest_weight, running reference: log2(e) * max over valid rows r of (max_j S[r, j] - m[r]),
+  //   where m[r] is
   //     the row maximum up to and including the tile's visit group (LiteAttention eq. 7);
-  //   lse reference: log2(e) * (max over r of (max_j S[r, j] - ref[r]) + max over r of
+  //   largest_weight, lse reference: log2(e) * (max over r of (max_j S[r, j] - ref[r]) + max over r
+  //   of
   //     (ref[r] - lse[r])), so that 2^score bounds the tile's largest softmax weight of this step;
-  // both capped at 0. NaN anywhere in it makes the score NaN, which never marks. Tiles that are not
+  // all capped at 0. NaN anywhere in it makes the score NaN, which never marks. Tiles that are not
   // computed, or hold no valid key, get -inf.
   TensorView scores{};
 };
@@ -93,7 +100,8 @@ VisitPlan visit_plan(const Context& context,
 
 // Bytes of workspace that the call needs: O(k_len * head_dim) for a bounded group of heads where K
 // and V must be packed (16-bit or strided), plus O(block_q * head_dim + k_tiles) per worker, and
-// for each of at most 64 pieces where rows are so few that they are cut.
+// for each of at most 64 pieces where rows are so few that they are cut. Masses take another
+// 8 bytes for each query and tile of a row of tiles, per worker and per row that is cut.
 // Throws like attention_forward.
 std::size_t attention_forward_workspace_size(const Context& context,
                                              const AttentionInputs& inputs,

@@ -64,6 +64,9 @@ VisitOrder visit_order(Order order, std::int64_t step);
 // How it is decided which tiles are dropped, and which come back. The default is the paper's rule;
 // everything else goes beyond it.
 struct Rule {
+  // What thresholds and budgets are compared with. Masses are those of the step itself: with them
+  // there is no reference to choose, and the order changes rounding only.
+  Measure measure = Measure::largest_weight;
   Reference reference = Reference::running;
   Order order = Order::linear;
 
@@ -76,7 +79,8 @@ struct Rule {
   std::int64_t reprobe_period = 0;
 };
 
-// Throws InvalidArgument for a budget or a period that is negative, or NaN.
+// Throws InvalidArgument for a budget or a period that is negative, or NaN, and for masses with the
+// lse reference.
 void validate(const Rule& rule);
 
 // The state of one layer and guidance branch.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <saccade/context.h>
+#include <saccade/measure.h>
 #include <saccade/tensor_view.h>
 #include <saccade/tile_mask.h>
 
@@ -55,6 +56,7 @@ struct UpdateMaskOptions {
   // With scores, exactly one of the two: <= 0, log2 units, for all heads or for each query head.
   std::optional<double> threshold{};
   std::span<const double> head_thresholds{};
+  Measure measure = Measure::largest_weight;  // of the scores
 
   // >= 0, with scores and `spent`: at most so much softmax mass may be dropped from a row of tiles,
   // over all steps. See update_mask.
@@ -84,9 +86,11 @@ struct UpdateMaskOutputs {
 // NaN score never is.
 //
 // No row of a tile has more softmax mass in it than
-//   bound = min(1, keys * 2^score),
-// `keys` being its valid keys (1 for a NaN score): exactly so at the step of the score under the
-// lse reference, and all the more under the running one, which only overstates. With a budget,
+//   bound = min(1, keys * 2^score) for scores of the largest weight, `keys` being its valid keys,
+//   bound = 2^score for those of the largest mass,
+// and its rows have no more on average for those of the mean mass; 1 for a NaN score. It holds at
+// the step of the score: all the more under the running reference, which overstates weights, and
+// with equality for masses. With a budget,
 // newly marked tiles of a row of tiles are dropped only while spent + bound <= budget: those with
 // the smallest bounds first, by powers of two, and by index within one; the others stay active.
 //

@@ -99,12 +99,13 @@ STABLE_TORCH_LIBRARY(saccade, library) {
   library.def(
       "lite_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!)? ref, "
       "Tensor(c!)? spent, Tensor? q_lens, Tensor? k_lens, float? scale, int block_q, int block_k, "
-      "int step, bool is_first, bool is_dense, float[] thresholds, int reference, int order, "
-      "float? mass_budget, int reprobe_period, int[] protected_queries, int[] protected_keys, "
-      "int[] skipped_queries, int[] skipped_keys) "
+      "int step, bool is_first, bool is_dense, float[] thresholds, int measure, int reference, "
+      "int order, float? mass_budget, int reprobe_period, int[] protected_queries, "
+      "int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
       "-> (Tensor out, Tensor lse, Tensor active, Tensor probed_mass)");
   library.def(
-      "lite_check_rule(int reference, int order, float? mass_budget, int reprobe_period) -> ()");
+      "lite_check_rule(int measure, int reference, int order, float? mass_budget, "
+      "int reprobe_period) -> ()");
   library.def("lite_schedule_json(Tensor schedule) -> str");
   library.def(
       "lite_plan_step(Tensor schedule, int step, float? sigma, str layer, int heads, int length) "

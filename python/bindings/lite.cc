@@ -59,11 +59,13 @@ Tensor empty_floats(std::initializer_list<std::int64_t> shape) {
   return torch::stable::empty({shape.begin(), shape.size()}, torch::headeronly::ScalarType::Float);
 }
 
-lite::Rule rule_of(std::int64_t reference,
+lite::Rule rule_of(std::int64_t measure,
+                   std::int64_t reference,
                    std::int64_t order,
                    std::optional<double> mass_budget,
                    std::int64_t reprobe_period) {
-  return {.reference = enum_of(reference, lite::Reference::lse, "reference"),
+  return {.measure = enum_of(measure, Measure::mean_mass, "measure"),
+          .reference = enum_of(reference, lite::Reference::lse, "reference"),
           .order = enum_of(order, lite::Order::radial, "order"),
           .mass_budget = mass_budget,
           .reprobe_period = reprobe_period};
@@ -71,11 +73,12 @@ lite::Rule rule_of(std::int64_t reference,
 
 }  // namespace
 
-void lite_check_rule(std::int64_t reference,
+void lite_check_rule(std::int64_t measure,
+                     std::int64_t reference,
                      std::int64_t order,
                      std::optional<double> mass_budget,
                      std::int64_t reprobe_period) {
-  lite::validate(rule_of(reference, order, mass_budget, reprobe_period));
+  lite::validate(rule_of(measure, reference, order, mass_budget, reprobe_period));
 }
 
 std::int64_t lite_step_number(const std::vector<double>& timesteps) {
@@ -101,6 +104,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
     bool is_first,
     bool is_dense,
     const std::vector<double>& thresholds,
+    std::int64_t measure,
     std::int64_t reference,
     std::int64_t order,
     std::optional<double> mass_budget,
@@ -124,15 +128,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
   const std::vector<TokenRange> must_do_keys = ranges_from(protected_keys, "protected_keys");
   const std::vector<TokenRange> must_skip_queries = ranges_from(skipped_queries, "skipped_queries");
   const std::vector<TokenRange> must_skip_keys = ranges_from(skipped_keys, "skipped_keys");
-  const lite::StepOptions options{.plan = {.is_dense = is_dense, .thresholds = thresholds},
-                                  .rule = rule_of(reference, order, mass_budget, reprobe_period),
-                                  .step = step,
-                                  .is_first = is_first,
-                                  .scale = scale,
-                                  .protected_queries = must_do_queries,
-                                  .protected_keys = must_do_keys,
-                                  .skipped_queries = must_skip_queries,
-                                  .skipped_keys = must_skip_keys};
+  const lite::StepOptions options{
+      .plan = {.is_dense = is_dense, .thresholds = thresholds},
+      .rule = rule_of(measure, reference, order, mass_budget, reprobe_period),
+      .step = step,
+      .is_first = is_first,
+      .scale = scale,
+      .protected_queries = must_do_queries,
+      .protected_keys = must_do_keys,
+      .skipped_queries = must_skip_queries,
+      .skipped_keys = must_skip_keys};
 
   Tensor out = torch::stable::empty_like(q);
   Tensor lse = empty_lse(q);

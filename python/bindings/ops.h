@@ -53,9 +53,10 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> merge_partials_backward(
     const Tensor& dout,
     const std::optional<Tensor>& dlse);
 
-// A reference and an order are the numbers of lite::Reference and lite::Order. Throws
-// InvalidArgument for others, and for a budget or a period that is negative.
-void lite_check_rule(std::int64_t reference,
+// A measure, a reference and an order are the numbers of Measure, lite::Reference and lite::Order.
+// Throws InvalidArgument for others, and for rules that lite::validate refuses.
+void lite_check_rule(std::int64_t measure,
+                     std::int64_t reference,
                      std::int64_t order,
                      std::optional<double> mass_budget,
                      std::int64_t reprobe_period);
@@ -118,6 +119,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
     bool is_first,
     bool is_dense,
     const std::vector<double>& thresholds,
+    std::int64_t measure,
     std::int64_t reference,
     std::int64_t order,
     std::optional<double> mass_budget,

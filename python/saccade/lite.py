@@ -17,6 +17,7 @@ from .lite_schedule import DEFAULT_THRESHOLD, LiteSchedule
 from .tile_mask import TileGrid, TileMask
 
 # In the order of their numbers.
+MEASURES = ("largest_weight", "largest_mass", "mean_mass")
 REFERENCES = ("running", "lse")
 ORDERS = ("linear", "reversed", "alternating", "radial")
 
@@ -91,7 +92,11 @@ class LiteAttention:
         threshold: see LiteSchedule; give either this or ``schedule``.
         layer: path of the layer, for the patterns of the schedule.
         block_q, block_k: tile size, each 64 or 128.
-        reference: what scores are measured against. "running", the paper's rule: the row maximum
+        measure: what of a tile is compared with the threshold. "largest_weight", the paper's: of
+            its largest logit. "mean_mass": the share that its keys have in the softmax of this
+            step, on average over its rows; "largest_mass": in the row where it is largest. Masses
+            are exact, whatever the order, and need no reference.
+        reference: what weights are measured against. "running", the paper's rule: the row maximum
             so far. "lse": the row's lse of the step before, corrected by its largest fall since, so
             that 2^threshold bounds a dropped tile's weights in this step's softmax whatever the
             order; 4 bytes for each query and head.
@@ -123,6 +128,7 @@ class LiteAttention:
         layer: str = "",
         block_q: int = 128,
         block_k: int = 64,
+        measure: Literal["largest_weight", "largest_mass", "mean_mass"] = "largest_weight",
         reference: Literal["running", "lse"] = "running",
         order: Literal["linear", "reversed", "alternating", "radial"] = "linear",
         mass_budget: float | None = None,
@@ -137,7 +143,8 @@ class LiteAttention:
     ) -> None:
         if schedule is not None and threshold is not None:
             raise InvalidArgument("give either schedule or threshold, not both")
-        call(_ops.lite_check_rule, *_numbers_of(reference, order), mass_budget, reprobe_period)
+        rule = _numbers_of(measure, reference, order)
+        call(_ops.lite_check_rule, *rule, mass_budget, reprobe_period)
         has_length_first(layout)
         TileGrid(1, 1, 1, 1, block_q, block_k)  # refuses other block sizes
         if schedule is None:
@@ -145,6 +152,7 @@ class LiteAttention:
         self.schedule = schedule
         self.layer = layer
         self.block_q, self.block_k = block_q, block_k
+        self.measure = measure
         self.reference = reference
         self.order = order
         self.mass_budget = mass_budget
@@ -196,7 +204,8 @@ class LiteAttention:
             _ops.lite_step,
             *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
             *(self.block_q, self.block_k, step, state.is_new, is_dense, thresholds),
-            *(*_numbers_of(self.reference, self.order), self.mass_budget, self.reprobe_period),
+            *_numbers_of(self.measure, self.reference, self.order),
+            *(self.mass_budget, self.reprobe_period),
             *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
             *(bounds_of(self.skipped_queries), bounds_of(self.skipped_keys)),
         )
@@ -265,9 +274,13 @@ class LiteAttention:
         return BranchState(mask, step, ref, spent)
 
 
-def _numbers_of(reference: str, order: str) -> tuple[int, int]:
+def _numbers_of(measure: str, reference: str, order: str) -> tuple[int, int, int]:
     """Of a rule's names, for the operators."""
-    return _number_of("reference", reference, REFERENCES), _number_of("order", order, ORDERS)
+    return (
+        _number_of("measure", measure, MEASURES),
+        _number_of("reference", reference, REFERENCES),
+        _number_of("order", order, ORDERS),
+    )
 
 
 def _number_of(what: str, name: str, names: tuple[str, ...]) -> int:

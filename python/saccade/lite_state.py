@@ -60,7 +60,7 @@ def unpack(lite: LiteAttention, tensors: dict[str, Tensor]) -> dict[str, BranchS
 
 def rule_of(lite: LiteAttention) -> dict[str, Any]:
     """The options that a state depends on."""
-    names = ("reference", "order", "mass_budget", "reprobe_period", "block_q", "block_k")
+    names = ("measure", "reference", "order", "mass_budget", "reprobe_period", "block_q", "block_k")
     return {name: getattr(lite, name) for name in names}
 
 

@@ -50,9 +50,15 @@ struct AttentionProblem {
 struct ForwardProblem : AttentionProblem {
   TensorView ref;
   std::optional<double> threshold;
+  Measure measure = Measure::largest_weight;
   bool is_partial = false;
   VisitPlan plan;
   AttentionForwardOutputs outputs;
+
+  bool decides() const { return outputs.marks || outputs.scores; }
+  bool measures_mass() const { return decides() && measure != Measure::largest_weight; }
+  // Whether a tile is judged by what its row visited before it.
+  bool has_running_reference() const { return decides() && !measures_mass() && !ref; }
 };
 
 struct BackwardProblem : AttentionProblem {

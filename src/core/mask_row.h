@@ -182,8 +182,9 @@ class RowUpdate {
   float bound(std::int64_t tile) const {
     const std::int64_t keys =
         std::clamp<std::int64_t>(valid_keys() - tile * grid_.block_k, 0, grid_.block_k);
-    const float score = this->score(tile);
-    return score <= 0 ? std::min(1.0f, static_cast<float>(keys) * std::exp2(score)) : 1.0f;
+    const bool is_mass = options_.measure != Measure::largest_weight;
+    const float share = (is_mass ? 1.0f : static_cast<float>(keys)) * std::exp2(score(tile));
+    return std::isnan(share) ? 1.0f : std::min(1.0f, share);
   }
 
   // Calls visit(tile, bound) for the tiles of a word.

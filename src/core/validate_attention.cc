@@ -37,9 +37,15 @@ ForwardProblem validate(const AttentionInputs& inputs, const AttentionForwardOpt
   auto problem = validate_common<ForwardProblem>(inputs, options);
   if (options.threshold) require_threshold(*options.threshold);
   name_of(options.order);  // throws unless it is one
+  if (name_of(options.measure); inputs.ref && options.measure != Measure::largest_weight) {
+    throw InvalidArgument(fmt::format(
+        "ref is given, but scores of the {} take no reference; leave it out, or measure the {}",
+        name_of(options.measure), name_of(Measure::largest_weight)));
+  }
   if (inputs.ref) require_statistics("ref", inputs.ref, problem);
   problem.ref = inputs.ref;
   problem.threshold = options.threshold;
+  problem.measure = options.measure;
   problem.is_partial = options.is_partial;
   return problem;
 }
@@ -62,7 +68,8 @@ void attach_outputs(ForwardProblem& problem, const AttentionForwardOutputs& outp
                    {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
     require_packed("scores", outputs.scores);
   }
-  if (problem.ref && !outputs.marks && !outputs.scores) {
+  problem.outputs = outputs;
+  if (problem.ref && !problem.decides()) {
     throw InvalidArgument("ref is given, but neither marks nor scores to measure against it");
   }
   if (problem.is_partial && (!problem.ref || outputs.marks)) {
@@ -70,7 +77,6 @@ void attach_outputs(ForwardProblem& problem, const AttentionForwardOutputs& outp
                                         "scores; give scores instead"
                                       : "is_partial is given without ref");
   }
-  problem.outputs = outputs;
 }
 
 BackwardProblem validate(const AttentionBackwardInputs& inputs,

@@ -61,7 +61,8 @@ class ForwardRow {
             problem.valid_queries(row.batch) - first_query_, 0, problem.grid.block_q)),
         width_(panel_width()),
         panels_((queries_ + width_ - 1) / width_),
-        decides_(problem.outputs.marks || problem.outputs.scores),
+        decides_(problem.decides()),
+        measures_mass_(problem.measures_mass()),
         logit_scale_(static_cast<float>(std::abs(problem.scale) * std::numbers::log2e)) {}
 
   // Leaves out, row_max, row_sum and scores of the row's piece in the scratch.
@@ -73,6 +74,7 @@ class ForwardRow {
       std::fill_n(scratch_.earlier, panels_ * width_, kFloor);
     }
     if (entries.is_empty()) return;
+    first_entry_ = entries.begin;
     load_queries();
     Run run = run_at(row_, entries.begin, entries.end);
     for (std::int64_t entry = entries.begin; entry < entries.end;) {
@@ -95,8 +97,16 @@ class ForwardRow {
   // Joins what another piece of the row left to what the scratch holds.
   void join(const ForwardScratch& piece, const RowEntries& entries, bool is_first) {
     const F32 d;
-    std::copy(piece.scores + entries.begin, piece.scores + entries.end,
-              scratch_.scores + entries.begin);
+    if (measures_mass_) {
+      const std::int64_t queries = problem_.grid.block_q;
+      const std::int64_t begin = entries.begin * queries;
+      const std::int64_t count = entries.end * queries - begin;
+      std::copy_n(piece.tile_sum, count, scratch_.tile_sum + begin);
+      std::copy_n(piece.tile_level, count, scratch_.tile_level + begin);
+    } else {
+      std::copy(piece.scores + entries.begin, piece.scores + entries.end,
+                scratch_.scores + entries.begin);
+    }
     for (std::ptrdiff_t lane = 0; lane < panels_ * width_; lane += hn::Lanes(d)) {
       const V32 old_max = is_first ? hn::Set(d, kFloor) : hn::Load(d, scratch_.row_max + lane);
       const V32 old_sum = is_first ? hn::Zero(d) : hn::Load(d, scratch_.row_sum + lane);
@@ -223,7 +233,7 @@ class ForwardRow {
     for (std::ptrdiff_t panel = 0; panel < panels_; ++panel) {
       const Region out_rows = is_last ? panel_region(problem_.outputs.out, row_, panel) : Region();
       multiply_by_keys(panel, run, next_k.part(panel, panels_), out_rows);
-      const bool grew = softmax(panel, run, is_first, highest, poison);
+      const bool grew = softmax(panel, run, entry, is_first, highest, poison);
       const Product o = {.a = run.v.words,
                          .a_row = 1,
                          .a_depth = run.v.stride,
@@ -244,7 +254,7 @@ class ForwardRow {
         multiply<Start::add, false, Word>(o, nullptr, nullptr, prefetch);
       }
     }
-    for (std::int64_t i = 0; decides_ && i < run.tiles; ++i) {
+    for (std::int64_t i = 0; decides_ && !measures_mass_ && i < run.tiles; ++i) {
       scratch_.scores[entry + i] = score_of(highest[i], poison[i]);
     }
   }
@@ -286,7 +296,12 @@ class ForwardRow {
   // The online softmax of one panel: running maximum and sum, logits -> P. Returns whether the
   // maximum of a lane grew, in which case `factor` rescales what has been summed up so far. Scores
   // are those of a tile after the other, in the order of the list.
-  bool softmax(std::ptrdiff_t panel, const Run& run, bool is_first, V32* highest, V32* poison) {
+  bool softmax(std::ptrdiff_t panel,
+               const Run& run,
+               std::int64_t entry,
+               bool is_first,
+               V32* highest,
+               V32* poison) {
     const F32 d;
     const std::ptrdiff_t lanes = hn::Lanes(d);
     bool grew = false;
@@ -303,9 +318,16 @@ class ForwardRow {
       V32 sum = is_first ? hn::Zero(d) : hn::Mul(hn::Load(d, row_sum), factor);
       V32 seen_max = old_max;
       for (std::int64_t i = 0; i < run.tiles; ++i) {
-        sum = hn::Add(sum, weigh(run, run.position(i), j, new_max));
+        const V32 tile_sum = weigh(run, run.position(i), j, new_max);
+        sum = hn::Add(sum, tile_sum);
         if (!decides_) continue;
         const std::ptrdiff_t lane = panel * width_ + j * lanes;
+        if (measures_mass_) {
+          const std::int64_t at = row_of_masses(entry + i) + lane;
+          hn::Store(tile_sum, d, scratch_.tile_sum + at);
+          hn::Store(new_max, d, scratch_.tile_level + at);
+          continue;
+        }
         const V32 largest = tile_max(run.position(i), j);
         seen_max = max_beside_nan(seen_max, largest);
         const V32 earlier = hn::Load(d, scratch_.earlier + lane);
@@ -436,6 +458,38 @@ class ForwardRow {
     }
   }
 
+  // Rows without any mass, and lanes without a query, take no part.
+  void measure_against_lse() {
+    std::fill_n(scratch_.ref, panels_ * width_, kInfinity);
+    for (std::int64_t i = 0; i < queries_; ++i) {
+      if (scratch_.lse[i] != -kInfinity) scratch_.ref[i] = scratch_.lse[i];
+    }
+  }
+
+  // Where the masses of a tile lie.
+  std::int64_t row_of_masses(std::int64_t entry) const {
+    return (entry - first_entry_) * problem_.grid.block_q;
+  }
+
+  // The score of a tile that is judged by its share of the softmax.
+  float mass_score(std::int64_t entry) const {
+    const F32 d;
+    V32 sum = hn::Zero(d), largest = hn::Zero(d);
+    for (std::ptrdiff_t lane = 0; lane < panels_ * width_; lane += hn::Lanes(d)) {
+      const std::int64_t at = row_of_masses(entry) + lane;
+      const V32 level =
+          hn::Sub(hn::Load(d, scratch_.tile_level + at), hn::Load(d, scratch_.ref + lane));
+      const V32 mass = hn::Mul(hn::Load(d, scratch_.tile_sum + at), exp2(d, level));
+      sum = hn::Add(sum, mass);
+      largest = hn::Max(largest, mass);
+    }
+    const float total = hn::GetLane(hn::SumOfLanes(d, sum));
+    if (problem_.measure == Measure::mean_mass || std::isnan(total)) {
+      return std::log2(total / static_cast<float>(queries_));
+    }
+    return std::log2(hn::GetLane(hn::MaxOfLanes(d, largest)));
+  }
+
   // Scores and marks of the whole row of tiles, computed or not.
   void store_decisions() {
     const AttentionForwardOutputs& outputs = problem_.outputs;
@@ -445,12 +499,13 @@ class ForwardRow {
     std::uint64_t* marks = outputs.marks ? outputs.marks.row(row) : nullptr;
     if (outputs.scores) std::fill_n(scores, grid.k_tiles(), -kInfinity);
     if (marks != nullptr) std::fill_n(marks, grid.words_per_row(), 0);
+    if (measures_mass_) measure_against_lse();
     const bool is_complete = !problem_.is_partial;
     const float fall = problem_.ref && is_complete ? largest_fall() : 0.0f;
     const double threshold = problem_.threshold.value_or(-kInfinity);
     for (std::int64_t entry = 0; entry < listed_; ++entry) {
       const std::int64_t tile = scratch_.tiles[entry];
-      float score = scratch_.scores[entry] + fall;
+      float score = measures_mass_ ? mass_score(entry) : scratch_.scores[entry] + fall;
       if (is_complete && score > 0.0f) score = 0.0f;
       if (outputs.scores) scores[tile] = score;
       if (marks != nullptr && threshold > -kInfinity && score <= threshold) {
@@ -482,8 +537,10 @@ class ForwardRow {
   const std::ptrdiff_t width_;
   const std::ptrdiff_t panels_;
   const bool decides_;
+  const bool measures_mass_;
   const float logit_scale_;  // of products of pairs: how they become logits in log2 units
   std::int64_t listed_ = 0;
+  std::int64_t first_entry_ = 0;  // of the piece
 };
 
 // Walks the pieces of a unit. `next`: what will probably be walked after it, or null.

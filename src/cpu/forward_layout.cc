@@ -19,13 +19,23 @@ std::int64_t pieces_of_a_row(const ForwardProblem& problem) {
   return std::max<std::int64_t>(1, std::min(wanted, problem.grid.k_tiles() / kLeastTiles));
 }
 
-// What a piece of a row leaves.
-void take_results(Arena& arena, const ForwardProblem& problem, ForwardScratch& scratch) {
+// What a piece of a row, which visits so many tiles at most, leaves.
+void take_results(Arena& arena,
+                  const ForwardProblem& problem,
+                  std::int64_t tiles,
+                  ForwardScratch& scratch) {
   const std::int64_t queries = problem.grid.block_q;
   scratch.out = arena.take<float>(queries * problem.head_dim);
   scratch.row_max = arena.take<float>(queries);
   scratch.row_sum = arena.take<float>(queries);
   scratch.scores = arena.take<float>(problem.grid.k_tiles());
+  if (!problem.measures_mass()) return;
+  scratch.tile_sum = arena.take<float>(tiles * queries);
+  scratch.tile_level = arena.take<float>(tiles * queries);
+}
+
+std::int64_t tiles_of_a_piece(const ForwardProblem& problem, std::int64_t pieces) {
+  return (problem.grid.k_tiles() + pieces - 1) / pieces;
 }
 
 std::int64_t count_listed(const ForwardProblem& problem, std::int64_t head, std::int64_t q_tile) {
@@ -43,7 +53,7 @@ ForwardScratch::ForwardScratch(Arena& arena, const ForwardProblem& problem, std:
   const std::int64_t queries = problem.grid.block_q;
   const Words words = words_of(problem);
   q = arena.take<float>(queries * problem.head_dim / elements_per_word(words));
-  take_results(arena, problem, *this);
+  take_results(arena, problem, problem.grid.k_tiles(), *this);
   lse = arena.take<float>(queries);
   inverse_sum = arena.take<float>(queries);
   ref = arena.take<float>(queries);
@@ -60,8 +70,7 @@ ForwardLayout::ForwardLayout(Arena& arena,
                              int workers,
                              std::ptrdiff_t width)
     : packing(problem, Pass::forward), pieces(pieces_of_a_row(problem)), width_(width) {
-  const bool decides = problem.outputs.marks || problem.outputs.scores;
-  pieces_per_unit = decides && !problem.ref ? pieces : 1;
+  pieces_per_unit = problem.has_running_reference() ? pieces : 1;
   const std::int64_t key_heads = problem.grid.batch * problem.k_heads;
   const std::int64_t bytes = packing.bytes_per_head();
   group = bytes == 0 ? key_heads : std::clamp<std::int64_t>(kPackedBytes / bytes, 1, key_heads);
@@ -74,7 +83,7 @@ ForwardLayout::ForwardLayout(Arena& arena,
   scratch_ = arena.take<std::byte>(workers * static_cast<std::int64_t>(scratch_bytes_));
   if (pieces > 1) {
     Arena of_piece;
-    take_results(of_piece, problem, scratch);
+    take_results(of_piece, problem, tiles_of_a_piece(problem, pieces), scratch);
     piece_bytes_ = of_piece.used();
     piece_results_ = arena.take<std::byte>(rows * pieces * static_cast<std::int64_t>(piece_bytes_));
   }
@@ -122,7 +131,7 @@ ForwardScratch ForwardLayout::piece_scratch(const ForwardProblem& problem,
   ForwardScratch scratch = worker_scratch(problem, worker);
   if (pieces > 1) {
     Arena arena(std::span(piece_results_ + piece * piece_bytes_, piece_bytes_));
-    take_results(arena, problem, scratch);
+    take_results(arena, problem, tiles_of_a_piece(problem, pieces), scratch);
   }
   return scratch;
 }

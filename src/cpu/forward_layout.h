@@ -27,7 +27,7 @@ struct ForwardScratch {
   float* row_sum;  // running sum of 2^(S - row_max)
   float* lse;      // log2 units
   float* inverse_sum;
-  float* ref;       // what scores are measured against; +inf in lanes without a query
+  float* ref;       // what scores are measured against; +inf in lanes that take no part
   float* earlier;   // row_max of the pieces before this one; NaN where they have met NaN
   float* logits;    // [keys of a run][width], of one panel
   float* weights;   // P, [words of the keys of a run][width]; floats take the place of the logits
@@ -35,6 +35,10 @@ struct ForwardScratch {
   float* factor;    // of one panel
   std::int32_t* tiles;
   float* scores;  // by entry of tiles
+  // Where masses are measured, [entry of the piece][query of the row of tiles]: the sum of a tile's
+  // weights, 2^(S - tile_level).
+  float* tile_sum;
+  float* tile_level;
 };
 
 // One row of tiles, or a piece of it, and what it reads. Of the tiles that are listed for the row,
@@ -59,8 +63,8 @@ class ForwardLayout {
                           std::int64_t unit) const;
   ForwardScratch worker_scratch(const ForwardProblem& problem, int worker) const;
 
-  // The same, but out, row_max, row_sum and scores are those of a piece, and stay. The pieces of a
-  // unit lie one after the other, and so do those of a row.
+  // The same, but out, row_max, row_sum and what is known of tiles are those of a piece, and stay.
+  // The pieces of a unit lie one after the other, and so do those of a row.
   ForwardScratch piece_scratch(const ForwardProblem& problem, int worker, std::int64_t piece) const;
 
   KeyValuePacking packing;

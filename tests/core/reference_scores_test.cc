@@ -234,6 +234,71 @@ TEST(ReferenceScoresTest, LseReferenceIsTightWhereNothingChanged) {
   });
 }
 
+// The share of every row, summed token by token.
+TEST(ReferenceScoresTest, MassesAreSharesOfTheSoftmax) {
+  Random random(9);
+  for (const Measure measure : {Measure::largest_mass, Measure::mean_mass}) {
+    SCOPED_TRACE(name_of(measure));
+    Problem problem = scored_problem(random);
+    problem.measure = measure;
+    problem.tiles = random_mask(problem.shape.grid(), 0.7, random);
+    problem.order = VisitOrder::reversed;
+    const ForwardResult got = replay(problem, 2);
+    const TileGrid grid = problem.shape.grid();
+    for_each_row(problem, [&](auto sample, auto, auto q_tile, auto row, const Matrix& logits) {
+      const std::int64_t first = q_tile * grid.block_q;
+      const std::int64_t end =
+          std::min<std::int64_t>(first + grid.block_q, problem.valid_queries(sample));
+      double total = 0;
+      for (std::int64_t k_tile = 0; k_tile < grid.k_tiles(); ++k_tile) {
+        double largest = 0, mean = 0;
+        for (std::int64_t i = first; i < end; ++i) {
+          double in_tile = 0, in_row = 0;
+          for (std::int64_t j = 0; j < problem.valid_keys(sample); ++j) {
+            in_row += std::exp(logits[i][j]);
+            if (j / grid.block_k == k_tile) in_tile += std::exp(logits[i][j]);
+          }
+          if (in_row == 0) continue;
+          largest = std::max(largest, in_tile / in_row);
+          mean += in_tile / in_row / static_cast<double>(end - first);
+        }
+        const double score = got.scores.get(row * grid.k_tiles() + k_tile);
+        EXPECT_NEAR(std::exp2(score), measure == Measure::mean_mass ? mean : largest, kRounding);
+        total += std::exp2(score);
+      }
+      if (total == 0 || measure != Measure::mean_mass) return;
+      EXPECT_NEAR(total, 1, 5 * kRounding);
+    });
+  }
+}
+
+// A row that has met NaN poisons all of its tiles; one without any mass takes no part.
+TEST(ReferenceScoresTest, MassesOfNaNAndOfNothing) {
+  Random random(10);
+  const ProblemShape shape{.q_len = 50, .k_len = 300, .head_dim = 2, .block_q = 64, .block_k = 64};
+  for (const Measure measure : {Measure::largest_mass, Measure::mean_mass}) {
+    Problem problem(shape, DType::f64, random);
+    problem.measure = measure;
+    problem.wants_scores = true;
+    problem.threshold = 0.0;
+    problem.q.generate([] { return 0.0; });
+    ForwardResult got = replay(problem, 1);
+    EXPECT_NEAR(got.scores.get(0), std::log2(64.0 / 300), kRounding);
+    for (int d = 0; d < 2; ++d) problem.q.set(problem.q.index(0, 0, 7, d), 1);
+    problem.k.generate([] { return -kInfinity; });
+    problem.q.generate([] { return 1.0; });
+    got = replay(problem, 1);
+    EXPECT_EQ(got.scores.get(0), -kInfinity);
+    EXPECT_TRUE(got.marks->test(0, 0, 0, 0));
+    problem.k.set(problem.k.index(0, 0, 130, 0), kNaN);
+    got = replay(problem, 1);
+    for (std::int64_t tile = 0; tile < 5; ++tile) {
+      EXPECT_TRUE(std::isnan(got.scores.get(tile))) << tile;
+      EXPECT_FALSE(got.marks->test(0, 0, 0, tile));
+    }
+  }
+}
+
 // A NaN key poisons the running maximum of every row, so every tile from it on.
 TEST(ReferenceScoresTest, NaNKeepsTheTile) {
   Random random(7);

@@ -188,6 +188,7 @@ TEST_P(UpdateMaskTest, AgreesWithTheReferenceOnBudgets) {
       for (std::int64_t head = 0; head < grid.heads; ++head) {
         thresholds.push_back(random_.pick({-1.0, -6.5, 0.0, double{-kInfinity}}));
       }
+      const Measure measure = random_.pick({Measure::largest_weight, Measure::mean_mass});
       Tensor lens(DType::i32, {grid.batch});
       lens.generate([&] { return static_cast<double>(random_.integer(0, grid.k_len)); });
       const std::vector<std::int64_t> rows = {grid.batch, grid.heads, grid.q_tiles()};
@@ -196,7 +197,8 @@ TEST_P(UpdateMaskTest, AgreesWithTheReferenceOnBudgets) {
       UpdateMaskInputs inputs = step.with_scores();
       inputs.k_lens = lens.view();
       const auto run = [&](const Context& context, TileMask& next, Tensor& paid, Tensor& probed) {
-        update_mask(context, inputs, {.head_thresholds = thresholds, .mass_budget = budget},
+        update_mask(context, inputs,
+                    {.head_thresholds = thresholds, .measure = measure, .mass_budget = budget},
                     {.next = next.view(), .spent = paid.view(), .probed_mass = probed.view()});
       };
       TileMask next(grid), expected(grid);
@@ -240,12 +242,13 @@ TEST_P(UpdateMaskTest, ABudgetDropsTheSmallestBoundsFirst) {
   Tensor scores(DType::f32, {1, 1, 1, 5});
   const double values[] = {-9, -10, -8, -7.9, -20};  // bounds 1/8, 1/16, 1/4, 0.268, 2^-14
   for (int tile = 0; tile < 5; ++tile) scores.set(tile, values[tile]);
-  const auto dropped = [&](double budget, double spent_before) {
+  const auto dropped = [&](double budget, double spent_before,
+                           Measure measure = Measure::largest_weight) {
     Tensor spent(DType::f32, {1, 1, 1});
     spent.set(0, spent_before);
     TileMask next(grid);
     update_mask(context_, {.mask = full.view(), .scores = scores.view()},
-                {.threshold = -5.0, .mass_budget = budget},
+                {.threshold = -5.0, .measure = measure, .mass_budget = budget},
                 {.next = next.view(), .spent = spent.view()});
     std::string tiles;
     for (int tile = 0; tile < 5; ++tile) {
@@ -259,6 +262,8 @@ TEST_P(UpdateMaskTest, ABudgetDropsTheSmallestBoundsFirst) {
   EXPECT_EQ(dropped(0.45, 0.3), "14");
   EXPECT_EQ(dropped(0.05, 0), "4");
   EXPECT_EQ(dropped(0, 0), "");
+  // Masses need no factor: 2^-10 + 2^-20 are paid, 2^-9 is not.
+  EXPECT_EQ(dropped(0.0029, 0, Measure::largest_mass), "14");
 }
 
 TEST_P(UpdateMaskTest, ComputedTilesAreAUnionLessWhatIsSkipped) {

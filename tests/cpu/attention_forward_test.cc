@@ -31,6 +31,7 @@ TEST(CpuForwardTest, AgreesWithTheReferenceOnLongRows) {
     problem.order = order;
     problem.wants_scores = true;
     problem.threshold = -4.0;
+    if (order == VisitOrder::radial) problem.measure = Measure::mean_mass;
     spread_scores(problem, random);
     SCOPED_TRACE(problem.describe());
     const ForwardResult got = run_forward(kCpu, problem);
@@ -51,6 +52,8 @@ TEST(CpuForwardTest, AgreesWithTheReferenceOnRowsInPieces) {
     problem.threshold = -4.0;
     spread_scores(problem, random);
     if (seed % 4 == 0) problem.ref = random_ref(problem, random);
+    if (seed % 4 == 1) problem.measure = Measure::mean_mass;
+    if (seed % 4 == 3) problem.measure = Measure::largest_mass;
     if (seed % 5 == 0) problem.k.set(problem.k.index(0, 0, 2000, 3), std::nan(""));
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.describe());
     expect_close(problem, run_forward(kCpu, problem), reference_forward(problem));

@@ -82,15 +82,28 @@ std::vector<double> dropped_mass(const Problem& problem,
   return dropped;
 }
 
-class LiteRuleTest : public testing::TestWithParam<Reference> {
+class LiteRuleTest : public testing::TestWithParam<Rule> {
  protected:
+  // The rule under test, with a budget.
+  static Rule with_budget(double budget) {
+    Rule rule = GetParam();
+    rule.mass_budget = budget;
+    return rule;
+  }
+
   Random random_{3};
 };
 
-INSTANTIATE_TEST_SUITE_P(References,
+INSTANTIATE_TEST_SUITE_P(Rules,
                          LiteRuleTest,
-                         testing::Values(Reference::running, Reference::lse),
-                         [](const auto& test) { return std::string(name_of(test.param)); });
+                         testing::Values(Rule{},
+                                         Rule{.reference = Reference::lse},
+                                         Rule{.measure = Measure::largest_mass}),
+                         [](const auto& test) {
+                           const Rule& rule = test.param;
+                           return std::string(name_of(rule.measure)) + "_" +
+                                  std::string(name_of(rule.reference));
+                         });
 
 // The contract of a budget, step by step, on logits that fall and leap: no row lost more than what
 // was spent, and no more is spent than there is.
@@ -102,7 +115,7 @@ TEST_P(LiteRuleTest, NoRowLosesMoreMassThanTheBudget) {
   std::int64_t dropped_tiles = 0;
   for (int generation = 0; generation < 8; ++generation) {
     Problem problem = small_problem(random_);
-    Layer layer(problem, {.reference = GetParam(), .mass_budget = kBudget});
+    Layer layer(problem, with_budget(kBudget));
     std::vector<double> lost(layer.grid.rows());
     for (int step = 0; step < 6; ++step) {
       const TileMask before = layer.mask;
@@ -128,7 +141,7 @@ TEST_P(LiteRuleTest, NoTileGoesWhoseMassExceedsItsBound) {
   constexpr double kThreshold = -8;
   for (int generation = 0; generation < 4; ++generation) {
     Problem problem = small_problem(random_);
-    Layer layer(problem, {.reference = GetParam()});
+    Layer layer(problem, GetParam());
     for (int step = 0; step < 6; ++step) {
       const TileMask before = layer.mask;
       const StepResult result = layer.run(problem, {.thresholds = {kThreshold}});
@@ -346,6 +359,8 @@ TEST_F(LiteRuleTest, BadRulesNameLimitAndValue) {
   expect(message({.mass_budget = -1.0}, usual, nothing),
          "mass_budget is -1, but must be at least 0");
   expect(message({.reprobe_period = -2}, usual, nothing), "reprobe_period is -2");
+  expect(message({.measure = Measure::mean_mass, .reference = Reference::lse}, usual, nothing),
+         "reference is lse, but the mean_mass is a share of the step's own softmax");
   expect(message({}, {.thresholds = {}}, nothing), "plan.thresholds is empty");
   expect(message({}, {.thresholds = {-1, -2, -3}}, nothing), "3 head_thresholds for 2 query heads");
   expect(message({.mass_budget = 0.1}, usual, [](StateView& s, StepOutputs&) { s.spent = {}; }),

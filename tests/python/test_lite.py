@@ -142,10 +142,10 @@ def test_operator_mutates_only_its_state(rule: str) -> None:
     q, k, v = drifting(0)
     words = saccade.TileMask.full(1, 2, **GRID).words
     ref = spent = None
-    options = ([-6.0], 0, 0, None, 0, [], [], [], [])
+    options = ([-6.0], 0, 0, 0, None, 0, [], [], [], [])
     if rule == "everything":
         ref, spent = torch.zeros(1, 2, 300), torch.zeros(1, 2, 3)
-        options = ([-6.0, -4.0], 1, 2, 0.1, 3, [0, 5], [0, 5], [], [128, 192])
+        options = ([-6.0, -4.0], 0, 1, 2, 0.1, 3, [0, 5], [0, 5], [], [128, 192])
     torch.library.opcheck(
         torch.ops.saccade.lite_step,
         (q, k, v, words, ref, spent, None, None, None, 128, 64, 1, False, False, *options),
@@ -163,10 +163,12 @@ def mass_of_dropped_tiles(
     return torch.nn.functional.pad(lost, (0, -q.shape[2] % 128)).unflatten(-1, (-1, 128)).amax(-1)
 
 
-@pytest.mark.parametrize("reference", ["running", "lse"])
-def test_a_budget_bounds_the_mass_that_is_lost(reference: str) -> None:
+@pytest.mark.parametrize(
+    "rule", [{}, {"reference": "lse"}, {"measure": "largest_mass"}], ids=["paper", "lse", "mass"]
+)
+def test_a_budget_bounds_the_mass_that_is_lost(rule: dict[str, str]) -> None:
     budget = 1e-3
-    lite = saccade.LiteAttention(threshold=0.0, reference=reference, mass_budget=budget)
+    lite = saccade.LiteAttention(threshold=0.0, mass_budget=budget, **rule)
     full = saccade.TileMask.full(1, 2, **GRID)
     before, lost = full, torch.zeros(1, 2, 3, dtype=torch.float64)
     for step in range(4):
@@ -178,6 +180,28 @@ def test_a_budget_bounds_the_mass_that_is_lost(reference: str) -> None:
     # Weights are exponentials of f32 logits below 128, each off by 2^-17 at most.
     assert (lost <= budget * (1 + 1e-4)).all()
     assert lite.mask().sparsity() > 0.1
+
+
+@pytest.mark.parametrize("measure", ["largest_mass", "mean_mass"])
+def test_masses_decide_by_the_share_of_the_softmax(measure: str) -> None:
+    lite = saccade.LiteAttention(threshold=-6.0, measure=measure)
+    q, k, v = drifting(0)
+    lite(q, k, v, step=0)
+    weights = torch.softmax(q.double() @ k.double().transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
+    keys = torch.nn.functional.pad(weights, (0, -k.shape[2] % 64)).unflatten(-1, (-1, 64)).sum(-1)
+    for q_tile, rows in enumerate(keys.split(128, dim=2)):
+        mass = rows.mean(2) if measure == "mean_mass" else rows.amax(2)
+        stays = lite.mask().to_dense()[:, :, q_tile]
+        is_close = (mass.log2() + 6).abs() < 1e-4
+        assert ((mass > 2**-6) == stays)[~is_close].all()
+    assert 0 < lite.mask().sparsity() < 1
+
+
+def test_masses_take_no_reference() -> None:
+    with pytest.raises(saccade.InvalidArgument, match="reference is lse, but the mean_mass"):
+        saccade.LiteAttention(measure="mean_mass", reference="lse")
+    with pytest.raises(saccade.InvalidArgument, match="largest_weight, largest_mass or mean_mass"):
+        saccade.LiteAttention(measure="mass")
 
 
 def test_dropped_tiles_come_back_with_a_stripe() -> None:

@@ -66,6 +66,7 @@ AttentionInputs Problem::inputs() const {
 AttentionForwardOptions Problem::forward_options() const {
   return {.scale = scale,
           .threshold = threshold,
+          .measure = measure,
           .order = order,
           .block_q = shape.block_q,
           .block_k = shape.block_k};
@@ -142,7 +143,8 @@ std::string Problem::describe() const {
        << shape.q_heads << ", " << shape.q_len << ", " << shape.head_dim << "], k ["
        << shape.k_heads << ", " << shape.k_len << "], tiles " << shape.block_q << " x "
        << shape.block_k << (tiles ? ", masked" : ", dense") << ", scale " << used_scale() << ", "
-       << name_of(order) << (ref ? ", ref" : "") << (wants_scores ? ", scores" : "");
+       << name_of(order) << ", " << name_of(measure) << (ref ? ", ref" : "")
+       << (wants_scores ? ", scores" : "");
   if (threshold) text << ", threshold " << *threshold;
   for (std::int64_t b = 0; q_lens && b < shape.batch; ++b) {
     text << ", lengths " << valid_queries(b) << " x " << valid_keys(b);
@@ -201,7 +203,11 @@ Problem hostile_problem(std::uint64_t seed) {
     problem.threshold = random.pick({0.0, -kInfinity, -1.0, -2.0, -4.0, -8.0});
   }
   const bool decides = problem.wants_scores || problem.threshold;
-  if (decides && random.chance(0.5)) problem.ref = random_ref(problem, random);
+  if (decides && random.chance(0.4)) {
+    problem.measure = random.pick({Measure::largest_mass, Measure::mean_mass});
+  } else if (decides && random.chance(0.5)) {
+    problem.ref = random_ref(problem, random);
+  }
   if (decides && random.chance(0.7)) spread_scores(problem, random);
   if (random.chance(0.3)) problem.dlse = {};
   if (random.chance(0.5)) {

@@ -64,7 +64,8 @@ struct Problem {
   Tensor q_lens, k_lens, ref;     // absent at first
   std::optional<TileMask> tiles;  // absent = dense
   std::optional<double> scale;
-  std::optional<double> threshold;  // given = marks are asked for
+  std::optional<double> threshold;            // given = marks are asked for
+  Measure measure = Measure::largest_weight;  // of scores and marks
   bool wants_scores = false;
   VisitOrder order = VisitOrder::linear;
 };
@@ -81,8 +82,8 @@ Tensor random_ref(const Problem& problem, Random& random);
 void spread_scores(Problem& problem, Random& random);
 
 // Everything at once: odd lengths, any layout and dtype, grouped heads, dense, sparse and empty
-// rows of tiles, padded samples, scales of any sign and size, both references, all orders. `seed`
-// decides.
+// rows of tiles, padded samples, scales of any sign and size, all measures, references and orders.
+// `seed` decides.
 Problem hostile_problem(std::uint64_t seed);
 
 }  // namespace saccade::test

@@ -27,6 +27,7 @@ _OPTIONS = {
         "block_q",
         "block_k",
         "order",
+        "measure",
         "reference",
         "mass_budget",
         "reprobe_period",

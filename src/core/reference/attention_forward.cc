@@ -151,6 +151,27 @@ std::vector<double> lse_scores(const RowOfTiles& row, const std::vector<double>&
   return scores;
 }
 
+// Logarithms of the tiles' shares of the softmax, which `lse` normalises.
+std::vector<double> mass_scores(const RowOfTiles& row,
+                                const std::vector<double>& lse,
+                                Measure measure) {
+  std::vector<double> scores;
+  for (const Matrix& s : row.logits) {
+    double largest = 0, sum = 0;
+    for (std::int64_t query = 0; query < row.queries; ++query) {
+      double mass = 0;
+      for (std::int64_t key = 0; lse[query] != -kInfinity && key < s.columns; ++key) {
+        mass += std::exp(s[query][key] - lse[query]);
+      }
+      largest = max_or_nan(largest, mass);
+      sum += mass;
+    }
+    const double mean = sum / static_cast<double>(row.queries);
+    scores.push_back(std::log(measure == Measure::largest_mass ? largest : mean));
+  }
+  return scores;
+}
+
 // Natural units -> log2, capped at 0 unless a correction is still to come.
 double to_score(double natural, bool is_partial) {
   const double score = natural * std::numbers::log2e;
@@ -191,11 +212,13 @@ void forward_row_of_tiles(const ForwardProblem& problem,
     if (row_lse[query] == -kInfinity) continue;
     weighted_values(row, query, row_lse[query], v, out[row.first_query + query]);
   }
-  if (!problem.outputs.scores && !problem.outputs.marks) return;
+  if (!problem.decides()) return;
 
   const std::int64_t row_index =
       (batch * problem.grid.heads + head) * problem.grid.q_tiles() + q_tile;
-  if (problem.ref) {
+  if (problem.measures_mass()) {
+    write_scores(problem, row_index, row, mass_scores(row, row_lse, problem.measure));
+  } else if (problem.ref) {
     std::vector<double> ref(row.queries);
     for (std::int64_t query = 0; query < row.queries; ++query) {
       ref[query] =

@@ -73,7 +73,9 @@ class Row {
     const std::int64_t keys =
         std::clamp<std::int64_t>(valid - k_tile * grid_.block_k, 0, grid_.block_k);
     if (std::isnan(score(k_tile))) return 1;
-    return std::min(1.0f, static_cast<float>(keys) * std::exp2(static_cast<float>(score(k_tile))));
+    const float share = std::exp2(static_cast<float>(score(k_tile)));
+    if (options_.measure != Measure::largest_weight) return share;
+    return std::min(1.0f, static_cast<float>(keys) * share);
   }
 
   double probed_mass() const {

@@ -40,6 +40,14 @@ VisitOrder visit_order(Order order, std::int64_t step) {
 }
 
 void validate(const Rule& rule) {
+  if (name_of(rule.measure);
+      rule.measure != Measure::largest_weight && rule.reference != Reference::running) {
+    throw InvalidArgument(fmt::format(
+        "reference is {}, but the {} is a share of the step's own softmax and takes none; leave it "
+        "at {}, or measure the {}",
+        name_of(rule.reference), name_of(rule.measure), name_of(Reference::running),
+        name_of(Measure::largest_weight)));
+  }
   if (rule.mass_budget && !(*rule.mass_budget >= 0)) {
     throw InvalidArgument(
         fmt::format("mass_budget is {}, but must be at least 0", *rule.mass_budget));

@@ -5,12 +5,25 @@
 #include <cmath>
 #include <numbers>
 #include <span>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace saccade::cli {
 namespace {
 
 // Cap of |score - reference| / (1 + max|S|), log2 units: a score is the difference of two logits.
 constexpr double kScoreCap = 2 * std::numbers::log2e * kLseCap;
+
+// Masses below it may be anything below it.
+constexpr double kLeastMass = -100;
+
+std::vector<double> known_masses(std::vector<double> scores) {
+  for (double& score : scores) {
+    if (score < kLeastMass) score = kLeastMass;
+  }
+  return scores;
+}
 
 void compare_forward(const Problem& problem,
                      const ProblemData& data,
@@ -100,6 +113,12 @@ std::vector<Finding> check_attention(const Problem& problem,
   const std::vector<double> ref = earlier_lse(problem, data, want.lse);
   compare_forward(problem, data, runner.forward(ref), reference.forward(ref), "lse reference",
                   findings);
+  const Measure measure = problem.number % 2 == 0 ? Measure::mean_mass : Measure::largest_mass;
+  ForwardResult got_masses = runner.forward({}, measure);
+  ForwardResult want_masses = reference.forward({}, measure);
+  got_masses.scores = known_masses(std::move(got_masses.scores));
+  want_masses.scores = known_masses(std::move(want_masses.scores));
+  compare_forward(problem, data, got_masses, want_masses, std::string(name_of(measure)), findings);
 
   check_backward(problem, data, runner, reference, got, want, findings);
   return findings;

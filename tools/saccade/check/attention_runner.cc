@@ -43,7 +43,7 @@ HostTensor AttentionRunner::statistics_like(std::span<const double> values) cons
                 values);
 }
 
-ForwardResult AttentionRunner::forward(std::span<const double> ref) const {
+ForwardResult AttentionRunner::forward(std::span<const double> ref, Measure measure) const {
   const TileGrid& grid = problem_.grid;
   HostTensor out = queries_like({});
   HostTensor lse = statistics_like({});
@@ -61,6 +61,7 @@ ForwardResult AttentionRunner::forward(std::span<const double> ref) const {
        .ref = ref.empty() ? TensorView{} : reference.view()},
       {.scale = problem_.scale,
        .threshold = problem_.threshold,
+       .measure = measure,
        .order = problem_.order,
        .block_q = grid.block_q,
        .block_k = grid.block_k},

@@ -26,8 +26,9 @@ class AttentionRunner {
  public:
   AttentionRunner(const Problem& problem, const ProblemData& data, Backend backend, DType dtype);
 
-  // `ref` [batch, heads, q_len] absent = scores against the running row maximum.
-  ForwardResult forward(std::span<const double> ref = {}) const;
+  // `ref` [batch, heads, q_len] absent = weights against the running row maximum.
+  ForwardResult forward(std::span<const double> ref = {},
+                        Measure measure = Measure::largest_weight) const;
 
   BackwardResult backward(std::span<const double> out,
                           std::span<const double> lse,
