@@ -305,41 +305,45 @@ class ForwardRow {
     const F32 d;
     const std::ptrdiff_t lanes = hn::Lanes(d);
     bool grew = false;
+    V32 old_max[2], new_max[2], sum[2];
     for (std::ptrdiff_t j = 0; j < 2; ++j) {
-      float* row_max = scratch_.row_max + panel * width_ + j * lanes;
-      float* row_sum = scratch_.row_sum + panel * width_ + j * lanes;
-      const V32 old_max = is_first ? hn::Set(d, kFloor) : hn::Load(d, row_max);
-      V32 new_max = old_max;
+      const std::ptrdiff_t lane = panel * width_ + j * lanes;
+      old_max[j] = is_first ? hn::Set(d, kFloor) : hn::Load(d, scratch_.row_max + lane);
+      new_max[j] = old_max[j];
       for (std::int64_t i = 0; i < run.tiles; ++i) {
-        new_max = max_beside_nan(new_max, tile_max(i, j));
+        new_max[j] = max_beside_nan(new_max[j], tile_max(i, j));
       }
-      grew |= !hn::AllFalse(d, hn::Gt(new_max, old_max));
-      const V32 factor = exp2(d, hn::Sub(old_max, new_max));
-      V32 sum = is_first ? hn::Zero(d) : hn::Mul(hn::Load(d, row_sum), factor);
-      V32 seen_max = old_max;
-      for (std::int64_t i = 0; i < run.tiles; ++i) {
-        const V32 tile_sum = weigh(run, run.position(i), j, new_max);
-        sum = hn::Add(sum, tile_sum);
+      grew |= !hn::AllFalse(d, hn::Gt(new_max[j], old_max[j]));
+      const V32 factor = exp2(d, hn::Sub(old_max[j], new_max[j]));
+      sum[j] = is_first ? hn::Zero(d) : hn::Mul(hn::Load(d, scratch_.row_sum + lane), factor);
+      hn::Store(factor, d, scratch_.factor + j * lanes);
+      hn::Store(new_max[j], d, scratch_.row_max + lane);
+    }
+    for (std::int64_t i = 0; i < run.tiles; ++i) {
+      V32 tile_sum[2];
+      weigh(run, run.position(i), new_max, tile_sum);
+      for (std::ptrdiff_t j = 0; j < 2; ++j) {
+        sum[j] = hn::Add(sum[j], tile_sum[j]);
         if (!decides_) continue;
         const std::ptrdiff_t lane = panel * width_ + j * lanes;
         if (measures_mass_) {
           const std::int64_t at = row_of_masses(entry + i) + lane;
-          hn::Store(tile_sum, d, scratch_.tile_sum + at);
-          hn::Store(new_max, d, scratch_.tile_level + at);
+          hn::Store(tile_sum[j], d, scratch_.tile_sum + at);
+          hn::Store(new_max[j], d, scratch_.tile_level + at);
           continue;
         }
         const V32 largest = tile_max(run.position(i), j);
-        seen_max = max_beside_nan(seen_max, largest);
+        old_max[j] = max_beside_nan(old_max[j], largest);
         const V32 earlier = hn::Load(d, scratch_.earlier + lane);
         const V32 ref = hn::Load(d, scratch_.ref + lane);
-        const V32 level = problem_.ref ? ref : hn::Add(hn::Max(seen_max, earlier), ref);
+        const V32 level = problem_.ref ? ref : hn::Add(hn::Max(old_max[j], earlier), ref);
         highest[i] = hn::Max(highest[i], hn::Sub(largest, level));
         // 0 * NaN: a row that has met NaN poisons the scores of its tile.
-        poison[i] = hn::MulAdd(hn::Zero(d), hn::Add(sum, earlier), poison[i]);
+        poison[i] = hn::MulAdd(hn::Zero(d), hn::Add(sum[j], earlier), poison[i]);
       }
-      hn::Store(factor, d, scratch_.factor + j * lanes);
-      hn::Store(new_max, d, row_max);
-      hn::Store(sum, d, row_sum);
+    }
+    for (std::ptrdiff_t j = 0; j < 2; ++j) {
+      hn::Store(sum[j], d, scratch_.row_sum + panel * width_ + j * lanes);
     }
     return grew;
   }
@@ -362,44 +366,52 @@ class ForwardRow {
     return below(hn::Zero(d), max);
   }
 
-  // Logits -> P for the keys of one tile of a run, in the lanes of one vector; their sums.
-  HWY_INLINE V32 weigh(const Run& run,
-                       std::int64_t position,
-                       std::ptrdiff_t vector,
-                       V32 max) const {
+  // Logits -> P for the keys of one tile of a run, both vectors of the panel; their sums. What
+  // moves pointers forward is shared by the two, and a constant: it takes issue slots as well.
+  HWY_INLINE void weigh(const Run& run,
+                        std::int64_t position,
+                        const V32 (&max)[2],
+                        V32 (&sums)[2]) const {
     const F32 d;
+    const std::ptrdiff_t lanes = hn::Lanes(d);
+    const std::ptrdiff_t width = 2 * lanes;
     const std::ptrdiff_t block_k = problem_.grid.block_k;
     const std::ptrdiff_t first = position * block_k;
     const std::ptrdiff_t keys = std::min(block_k, run.keys - first);
-    const std::ptrdiff_t lane = vector * width_ / 2;
-    const float* logits = scratch_.logits + first * width_ + lane;
-    float* weights = scratch_.weights + first / Word::kElements * width_ + lane;
-    const auto weight = [&](const float* at) HWY_ATTR {
-      return exp2<Word::kExpDegree>(d, below(max, hn::Load(d, at)));
+    const float* logits = scratch_.logits + first * width;
+    float* weights = scratch_.weights + first / Word::kElements * width;
+    const auto weight = [&](V32 row_max, const float* at) HWY_ATTR {
+      return exp2<Word::kExpDegree>(d, below(row_max, hn::Load(d, at)));
     };
-    V32 sum = hn::Zero(d);
+    V32 sum[2] = {hn::Zero(d), hn::Zero(d)};
     if constexpr (Word::kElements == 1) {
-      for (std::ptrdiff_t key = 0; key < keys; ++key, logits += width_, weights += width_) {
-        const V32 p = weight(logits);
-        sum = hn::Add(sum, p);
-        hn::Store(p, d, weights);
+      for (const float* end = logits + keys * width; logits != end; logits += width) {
+        for (std::ptrdiff_t j = 0; j < 2; ++j) {
+          const V32 p = weight(max[j], logits + j * lanes);
+          sum[j] = hn::Add(sum[j], p);
+          hn::Store(p, d, weights + j * lanes);
+        }
+        weights += width;
       }
     } else {
       for (std::ptrdiff_t pair = 0; pair < keys / 2; ++pair) {
-        const V32 even = weight(logits);
-        const V32 odd = weight(logits + width_);
-        sum = hn::Add(sum, hn::Add(even, odd));
-        hn::Store(Word::pair(even, odd), d, weights);
-        logits += 2 * width_;
-        weights += width_;
+        for (std::ptrdiff_t j = 0; j < 2; ++j) {
+          const V32 even = weight(max[j], logits + j * lanes);
+          const V32 odd = weight(max[j], logits + width + j * lanes);
+          sum[j] = hn::Add(sum[j], hn::Add(even, odd));
+          hn::Store(Word::pair(even, odd), d, weights + j * lanes);
+        }
+        logits += 2 * width;
+        weights += width;
       }
-      if (keys % 2 == 1) {
-        const V32 last = weight(logits);
-        sum = hn::Add(sum, last);
-        hn::Store(Word::pair(last, hn::Zero(d)), d, weights);
+      for (std::ptrdiff_t j = 0; keys % 2 == 1 && j < 2; ++j) {
+        const V32 last = weight(max[j], logits + j * lanes);
+        sum[j] = hn::Add(sum[j], last);
+        hn::Store(Word::pair(last, hn::Zero(d)), d, weights + j * lanes);
       }
     }
-    return sum;
+    sums[0] = sum[0];
+    sums[1] = sum[1];
   }
 
   // The larger one; `max` where `other` is NaN, which the sums of P will show all the same.

@@ -93,7 +93,11 @@ std::vector<Measurement> measure_shape(const BenchOptions& options,
   std::ranges::move(sla_jobs(context, operands), std::back_inserter(jobs));
   return measure(
       length, head_dim, std::move(jobs), options.repeats, statistic_named(options.statistic),
-      [&] { return fma_rate(*context.executor, context.executor->max_workers()); },
+      [&] {
+        Executor& executor = *context.executor;
+        const int workers = executor.max_workers();
+        return Rates{fma_rate(executor, workers), product_rate(executor, workers, head_dim)};
+      },
       [&](int repeat) {
         progress.show(fmt::format("{}: repeat {} of {}", shape, repeat + 1, options.repeats));
       });

@@ -41,11 +41,13 @@ double Measurement::typical_seconds() const {
   return statistic == Statistic::fastest ? std::ranges::min(seconds) : median(seconds);
 }
 
-double Measurement::share_of_peak() const {
-  if (statistic == Statistic::fastest) return gflops() / std::ranges::max(fma_rates);
+double Measurement::share_of(double Rates::*roof) const {
+  if (statistic == Statistic::fastest) {
+    return gflops() / std::ranges::max(rates, {}, roof).*roof;
+  }
   std::vector<double> shares;
   for (std::size_t i = 0; i < seconds.size(); ++i) {
-    shares.push_back(1e-9 * job.flops / seconds[i] / fma_rates[i]);
+    shares.push_back(1e-9 * job.flops / seconds[i] / rates[i].*roof);
   }
   return median(shares);
 }
@@ -64,7 +66,7 @@ std::vector<Measurement> measure(std::int64_t length,
                                  std::vector<Job> jobs,
                                  int repeats,
                                  Statistic statistic,
-                                 const std::function<double()>& fma_rate,
+                                 const std::function<Rates()>& rates,
                                  const std::function<void(int repeat)>& on_repeat) {
   std::vector<Measurement> measurements;
   std::vector<double> first_seconds;
@@ -75,7 +77,7 @@ std::vector<Measurement> measure(std::int64_t length,
   }
   for (int repeat = 0; repeat < repeats; ++repeat) {
     on_repeat(repeat);
-    double rate_before = fma_rate();
+    Rates before = rates();
     for (std::size_t i = 0; i < measurements.size(); ++i) {
       Measurement& measurement = measurements[i];
       const std::size_t dense = dense_of(measurements, measurement.job);
@@ -83,15 +85,26 @@ std::vector<Measurement> measure(std::int64_t length,
                                ? 1
                                : std::ceil(0.5 * first_seconds[dense] / first_seconds[i]);
       const double seconds = seconds_of(measurement.job, static_cast<int>(calls));
-      const double rate_after = fma_rate();
+      const Rates after = rates();
       measurement.seconds.push_back(seconds);
-      measurement.fma_rates.push_back((rate_before + rate_after) / 2);
-      rate_before = rate_after;
+      measurement.rates.push_back(
+          {(before.fma + after.fma) / 2, (before.product + after.product) / 2});
+      before = after;
       measurement.dense_seconds.push_back(measurements[dense].seconds.back());
     }
   }
   return measurements;
 }
+
+namespace {
+
+std::vector<double> rates_of(const Measurement& measurement, double Rates::*roof) {
+  std::vector<double> values;
+  for (const Rates& rates : measurement.rates) values.push_back(rates.*roof);
+  return values;
+}
+
+}  // namespace
 
 nlohmann::ordered_json to_json(const Measurement& measurement, double gbytes_per_second) {
   const Job& job = measurement.job;
@@ -103,30 +116,34 @@ nlohmann::ordered_json to_json(const Measurement& measurement, double gbytes_per
       {"sparsity", nullptr},
       {"typical_seconds", measurement.typical_seconds()},
       {"gflops", measurement.gflops()},
-      {"share_of_peak", measurement.share_of_peak()},
+      {"share_of_peak", measurement.share_of(&Rates::fma)},
+      {"share_of_product", measurement.share_of(&Rates::product)},
       {"share_of_bandwidth", measurement.share_of_bandwidth(gbytes_per_second)},
       {"speed_up", measurement.speed_up()},
       {"efficiency", nullptr},
       {"seconds", measurement.seconds},
-      {"fma_rates", measurement.fma_rates}};
+      {"fma_rates", rates_of(measurement, &Rates::fma)},
+      {"product_rates", rates_of(measurement, &Rates::product)}};
   if (job.sparsity) json["sparsity"] = *job.sparsity;
   if (is_masked_attention(job)) json["efficiency"] = measurement.efficiency();
   return json;
 }
 
 void print_heading() {
-  fmt::print("{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11}{:>10}{:>10}{:>11}{:>10}{:>12}\n", "length",
-             "head_dim", "kernel", "pass", "sparsity", "ms", "GFLOP/s", "of peak", "of memory",
-             "speed-up", "efficiency");
+  fmt::print("{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11}{:>10}{:>10}{:>12}{:>11}{:>10}{:>12}\n", "length",
+             "head_dim", "kernel", "pass", "sparsity", "ms", "GFLOP/s", "of peak", "of product",
+             "of memory", "speed-up", "efficiency");
 }
 
 void print(const Measurement& measurement, double gbytes_per_second) {
   const Job& job = measurement.job;
-  fmt::print("{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11.3f}{:>10.1f}{:>8.1f} %{:>9.1f} %{:>10}{:>12}\n",
-             measurement.length, measurement.head_dim, job.kernel, name_of(job.pass),
+  constexpr const char* kRow =
+      "{:>7}{:>10}  {:<18}{:<9}{:>9}{:>11.3f}{:>10.1f}{:>8.1f} %{:>10.1f} %{:>9.1f} %{:>10}"
+      "{:>12}\n";
+  fmt::print(kRow, measurement.length, measurement.head_dim, job.kernel, name_of(job.pass),
              job.sparsity ? fmt::format("{:.1f} %", 100 * *job.sparsity) : "",
              1e3 * measurement.typical_seconds(), measurement.gflops(),
-             100 * measurement.share_of_peak(),
+             100 * measurement.share_of(&Rates::fma), 100 * measurement.share_of(&Rates::product),
              100 * measurement.share_of_bandwidth(gbytes_per_second),
              fmt::format("{:.2f}x", measurement.speed_up()),
              is_masked_attention(job) ? fmt::format("{:.3f}", measurement.efficiency()) : "");

@@ -14,6 +14,12 @@ namespace saccade::cli {
 // where others only ever make a timing longer.
 enum class Statistic { median, fastest };
 
+// What the machine gives while jobs are timed, GFLOP/s: see roofs.h.
+struct Rates {
+  double fma = 0;
+  double product = 0;
+};
+
 // The timings of one job.
 struct Measurement {
   std::int64_t length = 0;
@@ -23,12 +29,12 @@ struct Measurement {
   // One for each repeat.
   std::vector<double> seconds;
   std::vector<double> dense_seconds;  // of dense attention in the same pass
-  std::vector<double> fma_rates;      // GFLOP/s that the machine gave meanwhile
+  std::vector<Rates> rates;           // that the machine gave meanwhile
 
   double typical_seconds() const;
   double gflops() const { return job.flops / typical_seconds() * 1e-9; }
-  // Of the repeats' own shares of the FMAs that the machine gave meanwhile, or of the highest rate.
-  double share_of_peak() const;
+  // Of the repeats' own shares of the rate that the machine gave meanwhile, or of the highest one.
+  double share_of(double Rates::*roof) const;
   // Of the repeats' own speed-ups against dense attention, or of the two fastest timings.
   double speed_up() const;
   // Of the bandwidth of memory, if every input and output moved once.
@@ -41,9 +47,9 @@ struct Measurement {
 };
 
 // Times jobs in turn within every repeat, so that a change of the machine's speed meets all of them
-// alike: median speed-ups compare times of one repeat. `fma_rate` is asked between the timings, so
-// that shares of the peak compare a timing with what the machine gave just before and after it,
-// which on one that is shared may change by a third within seconds. The first job of each pass is
+// alike: median speed-ups compare times of one repeat. `rates` is asked between the timings, so
+// that shares compare a timing with what the machine gave just before and after it, which on one
+// that is shared may change by a third within seconds. The first job of each pass is
 // dense attention. For a median, a timing is the mean of as many calls as take half as long as a
 // dense one, or a little more; where the fastest one counts, it is one call. One untimed turn goes
 // first.
@@ -52,7 +58,7 @@ std::vector<Measurement> measure(std::int64_t length,
                                  std::vector<Job> jobs,
                                  int repeats,
                                  Statistic statistic,
-                                 const std::function<double()>& fma_rate,
+                                 const std::function<Rates()>& rates,
                                  const std::function<void(int repeat)>& on_repeat);
 
 nlohmann::ordered_json to_json(const Measurement& measurement, double gbytes_per_second);

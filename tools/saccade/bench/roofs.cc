@@ -11,7 +11,31 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 // clang-format on
+#include "cpu/micro_kernel-inl.h"
+
 #include <hwy/aligned_allocator.h>
+
+#ifndef SACCADE_BENCH_ROOFS_TILE_
+#define SACCADE_BENCH_ROOFS_TILE_
+
+namespace saccade::cli {
+
+// One tile of attention: 128 queries, 128 keys.
+constexpr std::int64_t kTokens = 128;
+
+// Keys and values of rows that L1 can hold: see KeyValuePacking.
+constexpr std::int64_t row_stride(std::int64_t head_dim) {
+  return head_dim + 16;
+}
+
+// Floats that run_products needs, whatever the vectors.
+constexpr std::int64_t product_floats(std::int64_t head_dim) {
+  return 2 * kTokens * (row_stride(head_dim) + head_dim) + kTokens * kTokens;
+}
+
+}  // namespace saccade::cli
+
+#endif  // SACCADE_BENCH_ROOFS_TILE_
 
 HWY_BEFORE_NAMESPACE();
 namespace saccade::cli {
@@ -54,6 +78,41 @@ double run_fma_chains(std::int64_t steps) {
   return 2.0 * 12 * static_cast<double>(hn::Lanes(floats)) * static_cast<double>(steps);
 }
 
+// S = K q^T and O += S V, panel by panel of queries, again and again over zeros. Returns the number
+// of floating-point operations.
+double run_products(float* memory, std::int64_t head_dim, std::int64_t repeats) {
+  namespace kernel = cpu::HWY_NAMESPACE;
+  const std::int64_t width = kernel::panel_width();
+  float* k = memory;
+  float* v = k + kTokens * row_stride(head_dim);
+  float* q = v + kTokens * row_stride(head_dim);
+  float* out = q + kTokens * head_dim;
+  float* weights = out + kTokens * head_dim;
+  for (std::int64_t i = 0; i < repeats; ++i) {
+    for (std::int64_t query = 0; query < kTokens; query += width) {
+      kernel::multiply<kernel::Start::zero>({.a = k,
+                                             .a_row = row_stride(head_dim),
+                                             .a_depth = 1,
+                                             .b = q + query * head_dim,
+                                             .b_depth = width,
+                                             .c = weights,
+                                             .c_row = width,
+                                             .rows = kTokens,
+                                             .depth = head_dim});
+      kernel::multiply<kernel::Start::add>({.a = v,
+                                            .a_row = 1,
+                                            .a_depth = row_stride(head_dim),
+                                            .b = weights,
+                                            .b_depth = width,
+                                            .c = out + query * head_dim,
+                                            .c_row = width,
+                                            .rows = head_dim,
+                                            .depth = kTokens});
+    }
+  }
+  return 4.0 * kTokens * kTokens * static_cast<double>(head_dim * repeats);
+}
+
 // A sum over memory; what it is means nothing.
 float read_memory(const float* memory, std::int64_t count) {
   const Floats floats;
@@ -79,6 +138,7 @@ namespace saccade::cli {
 namespace {
 
 HWY_EXPORT(run_fma_chains);
+HWY_EXPORT(run_products);
 HWY_EXPORT(read_memory);
 
 using Clock = std::chrono::steady_clock;
@@ -101,6 +161,25 @@ double fma_rate(Executor& executor, int workers) {
   const auto begin = Clock::now();
   executor.run(workers, [&](int worker) {
     operations[worker] = HWY_DYNAMIC_DISPATCH(run_fma_chains)(kSteps);
+  });
+  const Seconds elapsed = Clock::now() - begin;
+  return 1e-9 * workers * operations[0] / elapsed.count();
+}
+
+double product_rate(Executor& executor, int workers, int head_dim) {
+  constexpr double kOperations = 1e9;  // 10 ms at 100 GFLOP/s
+  const auto repeats =
+      static_cast<std::int64_t>(kOperations / (4.0 * kTokens * kTokens * head_dim)) + 1;
+  std::vector<hwy::AlignedFreeUniquePtr<float[]>> memory;
+  for (int worker = 0; worker < workers; ++worker) {
+    memory.push_back(hwy::AllocateAligned<float>(product_floats(head_dim)));
+    std::fill_n(memory.back().get(), product_floats(head_dim), 0.0f);
+  }
+  std::vector<double> operations(workers);
+  const auto begin = Clock::now();
+  executor.run(workers, [&](int worker) {
+    operations[worker] =
+        HWY_DYNAMIC_DISPATCH(run_products)(memory[worker].get(), head_dim, repeats);
   });
   const Seconds elapsed = Clock::now() - begin;
   return 1e-9 * workers * operations[0] / elapsed.count();
