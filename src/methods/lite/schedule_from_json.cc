@@ -10,13 +10,15 @@
 #include <limits>
 #include <set>
 #include <string>
+#include <tuple>
+#include <type_traits>
 
 namespace saccade::lite {
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kDeepestNesting = 8;  // a schedule has 3
+constexpr int kDeepestNesting = 8;  // a schedule has 5
 
 // A value as messages show it.
 std::string shown(const Json& json) {
@@ -68,12 +70,11 @@ void read(const Json& json, const std::string& path, TokenRange& range) {
   read(json[1], path + "[1]", range.end);
 }
 
-void read(const Json& json, const std::string& path, LayerThresholds& entry) {
-  read_object(json, path, entry);
-}
-
-void read(const Json& json, const std::string& path, Fingerprint& fingerprint) {
-  read_object(json, path, fingerprint);
+// Structs with named fields.
+template <typename Object>
+requires(std::tuple_size_v<std::remove_const_t<decltype(kFields<Object>)>> >
+         0) void read(const Json& json, const std::string& path, Object& object) {
+  read_object(json, path, object);
 }
 
 template <typename Value>
