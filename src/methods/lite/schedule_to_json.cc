@@ -1,3 +1,4 @@
+#include "core/strict_json.h"
 #include "methods/lite/schedule_fields.h"
 
 #include <saccade/error.h>
@@ -81,7 +82,7 @@ std::string laid_out(const Json& schedule) {
 
 std::string to_json(const Schedule& schedule) {
   validate(schedule);
-  Json json = {{kScheduleVersionField, kScheduleVersion}};
+  Json json = {{kVersionField, kScheduleVersion}};
   try {
     json.update(written_object(schedule));
     return laid_out(json);
