@@ -8,9 +8,7 @@
 
 namespace saccade::lite {
 
-// Of the JSON form: the field that says which version of it a text is, and the version of this
-// code.
-inline constexpr const char* kScheduleVersionField = "version";
+// Of the JSON form that this code reads and writes.
 inline constexpr std::int64_t kScheduleVersion = 1;
 
 template <typename Object, typename Value>

@@ -1,3 +1,4 @@
+#include "core/strict_json.h"
 #include "methods/lite/schedule_fields.h"
 
 #include <saccade/error.h>
@@ -93,7 +94,7 @@ std::string laid_out(const Json& json, const std::string& indent) {
 
 std::string to_json(const Schedule& schedule) {
   validate(schedule);
-  Json json = {{kScheduleVersionField, kScheduleVersion}};
+  Json json = {{kVersionField, kScheduleVersion}};
   try {
     json.update(written_object(schedule));
     return spread_out(json, "") + "\n";
