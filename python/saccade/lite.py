@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from . import _ops
 from .errors import InvalidArgument, Unsupported, call
 from .functional import Layout, attention, bounds_of, has_length_first, heads_first, require_cpu
-from .lite_schedule import DEFAULT_THRESHOLD, LiteSchedule
+from .lite_schedule import DEFAULT_THRESHOLD, Fingerprint, LiteSchedule
 from .tile_mask import TileGrid, TileMask
 
 # In the order of their numbers.
@@ -86,8 +86,9 @@ class LiteAttention:
     and when batch, heads or lengths change; it follows its tensors to another device.
 
     Args:
-        schedule: thresholds, and what is dense. Without it, ``threshold`` (default -8) at every
-            step after the first.
+        schedule: thresholds, and what is dense; refused with the difference where it has a
+            fingerprint of something else. Without it, ``threshold`` (default -8) at every step
+            after the first.
         threshold: see LiteSchedule; give either this or ``schedule``.
         layer: path of the layer, for the patterns of the schedule.
         block_q, block_k: tile size, each 64 or 128.
@@ -137,7 +138,7 @@ class LiteAttention:
     ) -> None:
         if schedule is not None and threshold is not None:
             raise InvalidArgument("give either schedule or threshold, not both")
-        call(_ops.lite_check_rule, *_numbers_of(reference, order), mass_budget, reprobe_period)
+        call(_ops.lite_check_rule, *numbers_of(reference, order), mass_budget, reprobe_period)
         has_length_first(layout)
         TileGrid(1, 1, 1, 1, block_q, block_k)  # refuses other block sizes
         if schedule is None:
@@ -158,6 +159,8 @@ class LiteAttention:
         self.layout: Layout = layout
         self.statistics: list[StepStatistics] = []
         self.states: dict[str, BranchState] = {}
+        self._matching: set[Fingerprint] = set()  # what was found to match the schedule's
+        self._require_fingerprint(Fingerprint(**self.facts))
 
     def __call__(
         self,
@@ -191,12 +194,14 @@ class LiteAttention:
             heads=q.shape[1],
             length=max(q.shape[2], k.shape[2]),
         )
+        length = max(q.shape[2], k.shape[2])
+        self._require_fingerprint(Fingerprint(heads=q.shape[1], head_dim=q.shape[3], length=length))
         state = self._state(q, k, step, branch)
         out, lse, active, probed_mass = call(
             _ops.lite_step,
             *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
             *(self.block_q, self.block_k, step, state.is_new, is_dense, thresholds),
-            *(*_numbers_of(self.reference, self.order), self.mass_budget, self.reprobe_period),
+            *(*numbers_of(self.reference, self.order), self.mass_budget, self.reprobe_period),
             *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
             *(bounds_of(self.skipped_queries), bounds_of(self.skipped_keys)),
         )
@@ -215,6 +220,15 @@ class LiteAttention:
             out = out.transpose(1, 2)
         return (out, lse) if return_lse else out
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields of a schedule's fingerprint that the options decide."""
+        parts = ["threshold"]
+        parts += ["mass budget"] if self.mass_budget is not None else []
+        parts += ["re-probing"] if self.reprobe_period > 0 else []
+        names = ("reference", "order", "block_q", "block_k")
+        return {"rule": ", ".join(parts)} | {name: getattr(self, name) for name in names}
+
     def mask(self, branch: str = "cond") -> TileMask:
         """The tiles that the next sparse step of ``branch`` computes. Not a copy."""
         if branch not in self.states:
@@ -231,6 +245,12 @@ class LiteAttention:
         """Forgets all branches and statistics; the next call of each starts with a full mask."""
         self.states.clear()
         self.statistics.clear()
+
+    def _require_fingerprint(self, here: Fingerprint) -> None:
+        expected = self.schedule.fingerprint
+        if expected is not None and here not in self._matching:
+            expected.require_match(here)
+            self._matching.add(here)
 
     def _state(self, q: Tensor, k: Tensor, step: int, branch: str) -> BranchState:
         grid = TileGrid(*q.shape[:3], k.shape[2], self.block_q, self.block_k)
@@ -265,7 +285,7 @@ class LiteAttention:
         return BranchState(mask, step, ref, spent)
 
 
-def _numbers_of(reference: str, order: str) -> tuple[int, int]:
+def numbers_of(reference: str, order: str) -> tuple[int, int]:
     """Of a rule's names, for the operators."""
     return _number_of("reference", reference, REFERENCES), _number_of("order", order, ORDERS)
 

@@ -170,6 +170,7 @@ void expect_replay(const Rule& rule, bool by_head, std::int64_t dense_steps) {
     masks.push_back(calibrated.mask);
     dense.push_back(calibrated.out);
     Problem plain = problems[i];
+    plain.order = visit_order(rule.order, static_cast<std::int64_t>(i));
     EXPECT_EQ(calibrated.out.bytes(), test::run_forward({}, plain).out.bytes());
   }
   Layer used(problems[0], rule);

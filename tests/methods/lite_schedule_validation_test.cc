@@ -41,7 +41,7 @@ TEST(LiteScheduleValidationTest, ThresholdsOfLayers) {
       {{.layer_thresholds = {good, {.layers = "", .threshold = -1}}},
        {"layer_thresholds[1].layers is empty"}},
       {{.layer_thresholds = {{.layers = "*"}}},
-       {"layer_thresholds[0] has 0 of threshold, thresholds and head_thresholds"}},
+       {"layer_thresholds[0] has 0 of threshold, thresholds, head_thresholds and step_head_thresholds"}},
       {{.layer_thresholds = {{.layers = "*", .threshold = -1, .thresholds = {-1}}}},
        {"layer_thresholds[0] has 2"}},
       {{.layer_thresholds = {good, {.layers = "*", .threshold = 1}}},

@@ -9,6 +9,7 @@ saccade.disable(pipeline)
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,8 @@ from .. import lite_state
 from ..errors import InvalidArgument, Unsupported
 from ..lite import LiteAttention
 from ..space_time import Box
-from .methods import make_attentions
+from .fingerprint import require_steps
+from .methods import make_attentions, with_schedule
 from .summary import LayerSummary, Summary
 
 __all__ = ["disable", "enable", "load_state", "save_state", "summary"]
@@ -62,13 +64,16 @@ def enable(
             same up to rounding. Not with protected ranges, and for WanTransformer3DModel only.
         **options: for "lite" the arguments of LiteAttention but for ``scale``, ``layout`` and
             ``layer``, and ``dense_layers``: paths of the self-attentions that stay dense, or their
-            numbers from 0. The patterns of the schedule must match a layer each.
+            numbers from 0. The patterns of the schedule must match a layer each. ``schedule`` may
+            be the path of a file. One with a fingerprint is for the model, shape, steps and rule
+            that it was calibrated for: what differs is refused with its name, here or at the first
+            call, and block sizes, reference and order that are not given are those of it.
 
     Raises InvalidArgument or Unsupported, and then has changed nothing; a call of the model raises
     Unsupported for what the attention cannot do (masks, context parallelism; "lite": gradients).
     Weights and configuration are not touched.
     """
-    hooks = _diffusers_hooks()
+    hooks = load_hooks()
     transformers = hooks.transformers_of(model)
     for prefix, transformer in transformers.items():
         if hooks.hook_of(transformer) is not None:
@@ -80,11 +85,20 @@ def enable(
         for prefix, transformer in transformers.items()
     }
     paths = [path for found in modules.values() for path in found]
+    options = with_schedule(options)
     attentions = make_attentions(method, options, paths)
     boxes = hooks.boxes_of(transformers, token_order, options)
+    expected = getattr(options.get("schedule"), "fingerprint", None)
+    if expected is not None:
+        expected.require_match(hooks.fingerprint_of(model, token_order))
     for prefix, transformer in transformers.items():
         hooks.install(
-            transformer, modules[prefix], attentions, hooks.num_train_timesteps_of(model), boxes
+            transformer,
+            modules[prefix],
+            attentions,
+            hooks.num_train_timesteps_of(model),
+            boxes,
+            partial(require_steps, expected, model),
         )
 
 
@@ -93,7 +107,7 @@ def disable(model: Any) -> None:
 
     The model is as it was before saccade.enable. Raises InvalidArgument if it is not enabled.
     """
-    hooks = _diffusers_hooks()
+    hooks = load_hooks()
     for transformer in _enabled(hooks, model):
         hooks.remove(transformer)
 
@@ -104,7 +118,7 @@ def summary(model: Any) -> Summary:
     A snapshot: later calls do not change it, but for the ``attention`` objects. Raises
     InvalidArgument if ``model`` is not enabled.
     """
-    hooks = _diffusers_hooks()
+    hooks = load_hooks()
     found = [hooks.hook_of(transformer) for transformer in _enabled(hooks, model)]
     layers = [
         LayerSummary(layer.path, layer.attention, tuple(layer.calls), hook.token_order)
@@ -127,7 +141,7 @@ def save_state(target: Any, path: str | Path) -> None:
     if isinstance(target, LiteAttention):
         lite_state.save(path, lite_state.pack(target), {"rule": lite_state.rule_of(target)})
         return
-    hooks = _diffusers_hooks()
+    hooks = load_hooks()
     tensors, rules = {}, {}
     for layer, attention in _lite_layers(hooks, target).items():
         tensors |= lite_state.pack(attention, f"{layer}/")
@@ -151,7 +165,7 @@ def load_state(target: Any, path: str | Path) -> None:
         lite_state.require_rule(facts.get("rule"), target, path)
         target.states = lite_state.unpack(target, tensors)
         return
-    hooks = _diffusers_hooks()
+    hooks = load_hooks()
     attentions = _lite_layers(hooks, target)
     rules, positions = facts.get("rules"), facts.get("trajectories")
     if not isinstance(rules, dict) or not isinstance(positions, dict):
@@ -218,7 +232,7 @@ def _enabled(hooks: ModuleType, model: Any) -> list[Any]:
     return found
 
 
-def _diffusers_hooks() -> ModuleType:
+def load_hooks() -> ModuleType:
     """What touches diffusers, which saccade does not depend on."""
     try:
         import diffusers  # noqa: F401

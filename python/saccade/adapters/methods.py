@@ -7,6 +7,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..errors import InvalidArgument
 from ..functional import attention
 from ..lite import LiteAttention, StepStatistics
+from ..lite_schedule import LiteSchedule
 from ..tile_mask import TileGrid
 from .layer import Attention
 
@@ -77,7 +79,7 @@ def make_attentions(
     options = dict(options)
     dense = _dense_paths(options.pop("dense_layers", ()), paths)
     given = LiteAttention(layout="bshd", **options).schedule  # refuses bad options
-    patterns = dict.fromkeys((*given.dense_layers, *map(_pattern_of, sorted(dense))))
+    patterns = dict.fromkeys((*given.dense_layers, *map(pattern_of, sorted(dense))))
     schedule = dataclasses.replace(given, dense_layers=tuple(patterns))
     options = options | {"schedule": schedule, "threshold": None, "layout": "bshd"}
     dense = set(schedule.dense_among(paths))
@@ -85,6 +87,19 @@ def make_attentions(
         path: DenseAttention() if path in dense else LiteAttention(layer=path, **options)
         for path in paths
     }
+
+
+def with_schedule(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of "lite" with the schedule of a file read, and the rule of its fingerprint."""
+    schedule = options.get("schedule")
+    if isinstance(schedule, (str, Path)):
+        schedule = LiteSchedule.load(schedule)
+    if not isinstance(schedule, LiteSchedule) or schedule.fingerprint is None:
+        return options if schedule is None else options | {"schedule": schedule}
+    names = ("reference", "order", "block_q", "block_k")
+    known = {name: getattr(schedule.fingerprint, name) for name in names}
+    rule = {name: value for name, value in known.items() if value}
+    return rule | options | {"schedule": schedule}
 
 
 def _require_known_options(method: str | Factory, options: dict[str, Any]) -> None:
@@ -124,7 +139,7 @@ def _dense_path(layer: str | int, paths: Sequence[str]) -> str:
     return layer
 
 
-def _pattern_of(path: str) -> str:
+def pattern_of(path: str) -> str:
     """The pattern that matches this path alone."""
     return re.sub(r"[*?[]", r"[\g<0>]", path)
 

@@ -36,6 +36,8 @@ std::optional<double> ThresholdSearch::next() const {
 bool ThresholdSearch::tell(double error) {
   const bool is_kept = error <= target_;
   (is_kept ? kept_ : exceeded_) = Point{count_, error};
+  is_one_sided_ = last_ == is_kept;
+  last_ = is_kept;
   count_ = next_count();
   return is_kept;
 }
@@ -67,6 +69,8 @@ std::int64_t ThresholdSearch::next_count() const {
       Point{static_cast<std::int64_t>(scores_.size()), std::max(kErrorOfNothing, 2 * target_)});
   // Errors grow about exponentially with the tiles that go.
   double share = std::log(target_ / low.error) / std::log(high.error / low.error);
+  // Where two tries fell on one side, the curve is not that: go half-way to the other side.
+  if (is_one_sided_) share = *last_ ? (1 + share) / 2 : share / 2;
   share = std::isfinite(share) ? std::clamp(share, kMargin, 1 - kMargin) : 0.5;
   const std::int64_t between = high.count - low.count;
   const std::int64_t most = std::max<std::int64_t>(1, exceeded_ ? between - 1 : between);

@@ -42,6 +42,8 @@ class ThresholdSearch {
   std::int64_t count_;             // that next() drops
   std::optional<Point> kept_;      // the largest count that keeps the target
   std::optional<Point> exceeded_;  // the smallest that does not
+  std::optional<bool> last_;       // whether the last one kept it
+  bool is_one_sided_ = false;      // the one before did what the last one did
 };
 
 }  // namespace saccade::lite

@@ -41,8 +41,11 @@ void require_entry(const LayerThresholds& entry, const std::string& field) {
   require_thresholds(entry.thresholds, field + ".thresholds");
   require_thresholds(entry.head_thresholds, field + ".head_thresholds");
   for (std::size_t i = 0; i < entry.step_head_thresholds.size(); ++i) {
-    require_thresholds(entry.step_head_thresholds[i],
-                       fmt::format("{}.step_head_thresholds[{}]", field, i));
+    const std::string row = fmt::format("{}.step_head_thresholds[{}]", field, i);
+    require_thresholds(entry.step_head_thresholds[i], row);
+    if (entry.step_head_thresholds[i].empty()) {
+      throw InvalidArgument(fmt::format("{} is empty, but needs one for each query head", row));
+    }
   }
   const int given = entry.threshold.has_value() + !entry.thresholds.empty() +
                     !entry.head_thresholds.empty() + !entry.step_head_thresholds.empty();
