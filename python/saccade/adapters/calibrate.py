@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,6 +116,7 @@ def calibrate(
             return layers[path]
 
         with _enabled(model, make, token_order):
+            base.dense_among(list(layers))  # refuses patterns of no layer
             _generate(model, run, seed)
             fingerprint = _fingerprint(model, transformer, token_order, rule, layers)
         if sparsity is None and speedup is None:
@@ -244,7 +246,12 @@ def _by_error(
         sparsity=1 - sum(layer.computed for layer in layers.values()) / tiles,
         layers=tuple(LayerErrors(path, layer.errors()) for path, layer in sparse.items()),
     )
-    return {"layer_thresholds": tuple(entries), "calibration": record}
+    # What is not listed drops nothing.
+    return {
+        "threshold": -math.inf,
+        "layer_thresholds": tuple(entries),
+        "calibration": record,
+    }
 
 
 def _by_threshold(
