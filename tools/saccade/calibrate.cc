@@ -366,9 +366,11 @@ void add_calibrate_command(CLI::App& app, Invocation&) {
                                              {"reversed", lite::Order::reversed},
                                              {"alternating", lite::Order::alternating},
                                              {"radial", lite::Order::radial}}));
-  command->add_option("--block-q", options->block_q, "Tile height, 64 or 128")
+  command->add_option("--block-q", options->block_q, "Tile height")
+      ->check(CLI::IsMember({64, 128}))
       ->capture_default_str();
-  command->add_option("--block-k", options->block_k, "Tile width, 64 or 128")
+  command->add_option("--block-k", options->block_k, "Tile width")
+      ->check(CLI::IsMember({64, 128}))
       ->capture_default_str();
   command->add_flag("--common-threshold", options->has_common_threshold,
                     "One threshold for all heads of a layer, not one for each");
