@@ -100,7 +100,7 @@ class LayerErrors:
     """The errors of one layer on the inputs of the dense trajectory."""
 
     layer: str = ""
-    errors: StepErrors = StepErrors()
+    errors: StepErrors = field(default_factory=StepErrors)
 
     def __post_init__(self) -> None:
         _convert(self, _of(StepErrors), "errors")
@@ -116,7 +116,7 @@ class Verification:
 
     seed: int = 0
     sparsity: float = 0.0
-    errors: StepErrors = StepErrors()
+    errors: StepErrors = field(default_factory=StepErrors)
 
     def __post_init__(self) -> None:
         _convert(self, _of(StepErrors), "errors")
