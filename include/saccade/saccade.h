@@ -22,4 +22,5 @@
 #include <saccade/tile_grid.h>
 #include <saccade/tile_index.h>
 #include <saccade/tile_mask.h>
+#include <saccade/trace.h>
 #include <saccade/update_mask.h>

@@ -27,6 +27,8 @@ void naming_errors(StableIValue* stack, std::uint64_t num_args, std::uint64_t nu
     throw std::runtime_error("saccade.InvalidArgument: "s + error.what());
   } catch (const saccade::Unsupported& error) {
     throw std::runtime_error("saccade.Unsupported: "s + error.what());
+  } catch (const saccade::FileError& error) {
+    throw std::runtime_error("saccade.FileError: "s + error.what());
   }
 }
 
@@ -134,6 +136,7 @@ STABLE_TORCH_LIBRARY(saccade, library) {
   library.def("lite_require_match(Tensor schedule, Tensor other) -> ()");
   library.def("lite_step_number(float[] timesteps) -> int");
   library.def("lite_must_reset(int[] last_grid, int last_step, int[] grid, int step) -> bool");
+  library.def("write_trace(Tensor path, Tensor recording, Tensor[] tensors) -> ()");
   library.def("info() -> str");
 }
 
@@ -160,6 +163,7 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
   library.impl("lite_schedule_table", SACCADE_OP(lite_schedule_table));
   library.impl("lite_dense_layers", SACCADE_OP(lite_dense_layers));
   library.impl("lite_require_match", SACCADE_OP(lite_require_match));
+  library.impl("write_trace", SACCADE_OP(write_trace));
 }
 
 // Operators without tensors have no device to be dispatched by.

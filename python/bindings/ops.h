@@ -335,6 +335,11 @@ LinearGradientTensors sparse_linear_backward(const Tensor& q,
                                              std::int64_t block_q,
                                              std::int64_t block_k);
 
+// Writes a trace, whole or not at all. `recording` is JSON: the fields of TraceInfo but for
+// `scale`, with `video` [frames, height, width] or null, and `calls`, as in the file; `tensors` are
+// q, k and v of each call, [batch, heads, length, head_dim].
+void write_trace(const Tensor& path, const Tensor& recording, const std::vector<Tensor>& tensors);
+
 // JSON: version, commit, backends, cpu_targets.
 std::string info();
 

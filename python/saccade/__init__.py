@@ -8,8 +8,9 @@ saccade.enable(pipeline, threshold=-6.0)           # LiteAttention inside a diff
 from . import baselines
 from .adapters import disable, enable, load_state, save_state, summary
 from .adapters.calibrate import calibrate
+from .adapters.recording import Recorder, record
 from .adapters.summary import Summary
-from .errors import Error, InvalidArgument, Unsupported
+from .errors import Error, FileError, InvalidArgument, Unsupported
 from .functional import attention, info, merge_partials
 from .lite import LiteAttention
 from .lite_schedule import CalibrationRecord, Fingerprint, LayerThresholds, LiteSchedule
@@ -20,11 +21,13 @@ from .tile_mask import TileGrid, TileMask
 __all__ = [
     "CalibrationRecord",
     "Error",
+    "FileError",
     "Fingerprint",
     "InvalidArgument",
     "LayerThresholds",
     "LiteAttention",
     "LiteSchedule",
+    "Recorder",
     "Summary",
     "TileGrid",
     "TileMask",
@@ -41,6 +44,7 @@ __all__ = [
     "load_state",
     "merge_partials",
     "pool_tiles",
+    "record",
     "save_state",
     "select_tiles",
     "sparse_linear_attention",

@@ -48,6 +48,7 @@ lite_dense_layers = torch.ops.saccade.lite_dense_layers.default
 lite_require_match = torch.ops.saccade.lite_require_match.default
 lite_step_number = torch.ops.saccade.lite_step_number.default
 lite_must_reset = torch.ops.saccade.lite_must_reset.default
+write_trace = torch.ops.saccade.write_trace.default
 info = torch.ops.saccade.info.default
 
 

@@ -24,6 +24,10 @@ class Unsupported(Error, NotImplementedError):
     """The call is meaningful, but no backend of this build implements it."""
 
 
+class FileError(Error, OSError):
+    """The system refuses a file: a folder is not there, not writable, or the disk is full."""
+
+
 def call(op: Callable[..., Any], *args: Any) -> Any:
     """``op(*args)``, raising the classes above.
 
@@ -37,7 +41,7 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
         return op(*args)
     except RuntimeError as error:
         prefix, _, message = str(error).partition(": ")
-        for kind in (InvalidArgument, Unsupported):
+        for kind in (InvalidArgument, Unsupported, FileError):
             if prefix == f"saccade.{kind.__name__}":
                 raise kind(message) from None
         raise

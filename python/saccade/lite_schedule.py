@@ -75,7 +75,7 @@ class Fingerprint:
 
     def require_match(self, other: Fingerprint) -> None:
         """Raises InvalidArgument with every field that both know and that differs."""
-        one, two = (_bytes_of(LiteSchedule(fingerprint=x).to_json()) for x in (self, other))
+        one, two = (bytes_of(LiteSchedule(fingerprint=x).to_json()) for x in (self, other))
         call(_ops.lite_require_match, one, two)
 
 
@@ -223,7 +223,7 @@ class LiteSchedule:
         _convert(self, _of(Fingerprint), "fingerprint")
         _convert(self, _of(CalibrationRecord), "calibration")
         text = json.dumps({"version": _VERSION} | _described(self))
-        object.__setattr__(self, "_json", call(_ops.lite_schedule_json, _bytes_of(text)))
+        object.__setattr__(self, "_json", call(_ops.lite_schedule_json, bytes_of(text)))
 
     def plan(
         self,
@@ -253,11 +253,11 @@ class LiteSchedule:
     ) -> ScheduleTable:
         """The plans of a generation, for ``print``; its steps are those of ``sigmas``, or
         ``num_steps``, or those that the schedule covers."""
-        names = _bytes_of(json.dumps(list(layers)))
+        names = bytes_of(json.dumps(list(layers)))
         found = json.loads(
             call(
                 _ops.lite_schedule_table,
-                *(_bytes_of(self._json), names, list(map(float, sigmas)), num_steps, heads, length),
+                *(bytes_of(self._json), names, list(map(float, sigmas)), num_steps, heads, length),
             )
         )
         plans = tuple(
@@ -271,8 +271,8 @@ class LiteSchedule:
 
         Raises InvalidArgument for a pattern of the schedule that matches none of the paths.
         """
-        names = _bytes_of(json.dumps(list(layers)))
-        return json.loads(call(_ops.lite_dense_layers, _bytes_of(self._json), names))
+        names = bytes_of(json.dumps(list(layers)))
+        return json.loads(call(_ops.lite_dense_layers, bytes_of(self._json), names))
 
     def to_json(self) -> str:
         """The schedule as JSON; ``from_json`` gives it back, bit by bit."""
@@ -281,7 +281,7 @@ class LiteSchedule:
     @classmethod
     def from_json(cls, text: str | bytes) -> LiteSchedule:
         """Reads what ``to_json`` wrote. Raises InvalidArgument for anything that is no schedule."""
-        fields = json.loads(call(_ops.lite_schedule_json, _bytes_of(text)))
+        fields = json.loads(call(_ops.lite_schedule_json, bytes_of(text)))
         del fields["version"]
         return cls(**fields)
 
@@ -304,12 +304,12 @@ def _plan(
     text: str, step: int, sigma: float | None, layer: str, heads: int, length: int
 ) -> StepPlan:
     is_dense, thresholds = call(
-        _ops.lite_plan_step, _bytes_of(text), step, sigma, layer, heads, length
+        _ops.lite_plan_step, bytes_of(text), step, sigma, layer, heads, length
     )
     return StepPlan(is_dense, tuple(thresholds))
 
 
-def _bytes_of(text: str | bytes) -> Tensor:
+def bytes_of(text: str | bytes) -> Tensor:
     data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     return torch.frombuffer(bytearray(data or b" "), dtype=torch.uint8)
 

@@ -32,6 +32,7 @@ int run(int argc, char** argv) {
   add_check_command(app, invocation);
   add_bench_command(app, invocation);
   add_inspect_command(app, invocation);
+  add_replay_command(app, invocation);
   add_schedule_command(app, invocation);
   add_calibrate_command(app, invocation);
   try {

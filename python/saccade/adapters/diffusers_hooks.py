@@ -154,6 +154,7 @@ class TransformerHook(ModelHook):
         self._require_steps = require_steps
         self.attributes_before = frozenset(vars(transformer))
         self.trajectory = Trajectory(num_train_timesteps)
+        self.video: tuple[int, int, int] | None = None  # tokens of the last call, if known
         # What cache_context sets: it looks for attributes of this class. Only the name is used.
         self._contexts = StateManager(BaseState)
         self.layers = [Layer(path, attentions[path], self.trajectory) for path in modules]
@@ -189,6 +190,7 @@ class TransformerHook(ModelHook):
                 )
         if self._reordering is not None:
             self._reordering.require_reach()
+        self.video = _video_of(module, *args, **kwargs)
         if self.trajectory.begin_call(_timestep_of(*args, **kwargs), self._context()):
             self._require_steps()
             for layer in self.layers:
@@ -262,6 +264,14 @@ def remove(transformer: ModelMixin) -> None:
     has_own_forward = getattr(transformer.forward, "__func__", None) is type(transformer).forward
     if "forward" not in before and has_own_forward:
         del transformer.forward
+
+
+def _video_of(transformer: nn.Module, hidden_states: Any, *_args: Any, **_kwargs: Any) -> Any:
+    """Frames, rows and columns of the tokens of a call, where patches are those of a video."""
+    patch = getattr(transformer.config, "patch_size", None)
+    if not isinstance(patch, (list, tuple)) or len(patch) != 3 or hidden_states.ndim != 5:
+        return None
+    return tuple(n // p for n, p in zip(hidden_states.shape[2:], patch, strict=True))
 
 
 def _timestep_of(hidden_states: Any, timestep: Any, *_args: Any, **_kwargs: Any) -> float:
