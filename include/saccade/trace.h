@@ -26,11 +26,11 @@ inline constexpr std::int64_t kTraceVersion = 1;
 
 // What all calls of a trace have in common.
 struct TraceInfo {
-  std::string model{};                            // class of the transformer; may be empty
-  std::string saccade_version{};                  // that recorded it
-  std::int64_t num_steps = 0;                     // of the generation, recorded or not: at least 1
-  std::string token_order = "frames";             // as given to saccade.enable, a box as "4x8x8"
-  std::optional<double> scale{};                  // of the logits; absent = 1 / sqrt(head_dim)
+  std::string model{};                 // as in the fingerprint of a schedule; may be empty
+  std::string saccade_version{};       // that recorded it
+  std::int64_t num_steps = 0;          // of the generation, recorded or not: at least 1
+  std::string token_order = "frames";  // as given to saccade.enable, a box as "4x8x8"
+  std::optional<double> scale{};       // of the logits; absent = 1 / sqrt(head_dim)
   std::optional<baselines::VideoLayout> video{};  // of the tokens; absent = unknown
 
   friend bool operator==(const TraceInfo&, const TraceInfo&) = default;

@@ -112,11 +112,11 @@ def test_verification_is_what_a_user_would_see(schedule):
 
 
 def test_a_smaller_error_skips_less():
-    loose, strict = (calibrate(error=error, slope=0).calibration for error in (0.2, 0.01))
+    loose, strict = (calibrate(error=error, slope=0).calibration for error in (0.2, 1e-6))
     assert strict.sparsity < loose.sparsity
-    assert strict.targets == (0.01,) * STEPS
-    each = calibrate(error=[0.01, 0.01, 0.2, 0.2, 0.2]).calibration
-    assert each.targets == (0.01, 0.01, 0.2, 0.2, 0.2)
+    assert strict.targets == (1e-6,) * STEPS
+    each = calibrate(error=[1e-6, 1e-6, 0.2, 0.2, 0.2]).calibration
+    assert each.targets == (1e-6, 1e-6, 0.2, 0.2, 0.2)
     assert strict.sparsity < each.sparsity < loose.sparsity
 
 

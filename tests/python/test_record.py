@@ -60,7 +60,7 @@ def test_it_holds_what_attention_was_called_with(tmp_path: Path) -> None:
     for (step, branch, layer), parts in expected.items():
         for name, part in zip("qkv", parts, strict=True):
             assert torch.equal(tensors[f"{step}/{branch}/{layer}/{name}"], part)
-    assert facts["model"] == "WanTransformer3DModel"
+    assert facts["model"].startswith("WanTransformer3DModel ")
     assert facts["num_steps"] == 3
     assert facts["saccade_version"] == saccade.__version__
     assert facts["video"] == {"frames": 5, "height": 8, "width": 8, "prefix": 0, "suffix": 0}

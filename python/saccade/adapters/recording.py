@@ -235,9 +235,8 @@ class Recorder:
         self._file.flush()
         calls = sorted(self._calls, key=lambda one: one.step)  # those of a step stay in order
         video = next(iter(self._videos)) if len(self._videos) == 1 else None
-        transformers = _diffusers_hooks().transformers_of(self._model)
         facts = {
-            "model": type(next(iter(transformers.values()))).__name__,
+            "model": _diffusers_hooks().fingerprint_of(self._model, self._token_order).model,
             "saccade_version": info()["version"],
             "num_steps": self._num_steps,
             "token_order": self._token_order,
