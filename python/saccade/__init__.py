@@ -8,7 +8,7 @@ saccade.enable(pipeline, threshold=-6.0)           # LiteAttention inside a diff
 from . import baselines
 from .adapters import disable, enable, load_state, save_state, summary
 from .adapters.summary import Summary
-from .errors import Error, InvalidArgument, Unsupported
+from .errors import Error, FileError, InvalidArgument, Unsupported
 from .functional import attention, info, merge_partials
 from .lite import LiteAttention
 from .lite_schedule import Fingerprint, LayerThresholds, LiteSchedule
@@ -18,6 +18,7 @@ from .tile_mask import TileGrid, TileMask
 
 __all__ = [
     "Error",
+    "FileError",
     "Fingerprint",
     "InvalidArgument",
     "LayerThresholds",
