@@ -45,13 +45,15 @@ def enable(
     Args:
         model: a WanTransformer3DModel or another diffusers model with WanAttention, or a pipeline,
             of which ``transformer`` and ``transformer_2`` are enabled.
-        method: "lite", "dense" (all tiles), or a callable ``factory(path: str) -> attention``, with
+        method: "lite", "dense" (all tiles), one of the baselines "random", "radial", "svg" and
+            "pooled" (see saccade.baselines; choosing tiles is part of the measured time), or a
+            callable ``factory(path: str) -> attention``, with
             ``attention(q, k, v, *, step: int, branch: str) -> out``, all four tensors [batch,
             length, heads, head_dim]; with a parameter ``sigma`` it gets the noise level too, the
-            timestep over the number of training timesteps. Where it has them,
-            ``attention.reset()`` is called before each generation, and the last of
-            ``attention.statistics``, with the fields of LiteAttention's entries, goes into the
-            summary.
+            timestep over the number of training timesteps, and with ``video`` the VideoLayout of
+            its tokens, None where that is unknown. Where it has them, ``attention.reset()`` is
+            called before each generation, and the last of ``attention.statistics``, with the fields
+            of LiteAttention's entries, goes into the summary.
         token_order: "frames", as diffusers numbers the tokens; a box (frames, rows, columns), as
             for saccade.token_order, so that tiles are boxes in space-time; or "space_time", the box
             of saccade.choose_box for each latent and the block sizes of the method (128 x 64 where
@@ -59,7 +61,10 @@ def enable(
             same up to rounding. Not with protected ranges, and for WanTransformer3DModel only.
         **options: for "lite" the arguments of LiteAttention but for ``scale``, ``layout`` and
             ``layer``, and ``dense_layers``: paths of the self-attentions that stay dense, or their
-            numbers from 0. The patterns of the schedule must match a layer each.
+            numbers from 0. The patterns of the schedule must match a layer each. For the baselines
+            the arguments of their functions, ``block_q``, ``block_k``, ``dense_layers``, and
+            ``schedule``, of which they take what is dense and what is protected: the same schedule
+            makes a fair comparison.
 
     Raises InvalidArgument or Unsupported, and then has changed nothing; a call of the model raises
     Unsupported for what the attention cannot do (masks, context parallelism; "lite": gradients).
@@ -78,6 +83,7 @@ def enable(
     }
     paths = [path for found in modules.values() for path in found]
     attentions = make_attentions(method, options, paths)
+    hooks.require_video(transformers, method, token_order)
     boxes = hooks.boxes_of(transformers, token_order, options)
     for prefix, transformer in transformers.items():
         hooks.install(
