@@ -1,0 +1,17 @@
+// data.quantities[i]: by_layer [branch][layer][step], by_head [branch][layer][head][step] or null.
+function drawQuantity() {
+  const { by_layer, by_head, top, unit, meaning } = data.quantities[byId("quantity").value];
+  const branch = +byId("branch").value;
+  const layer = +byId("layer").value;
+  heatmap(byId("layers"), by_layer[branch], data.layers, "by layer", { top, unit, meaning });
+  byId("heads").hidden = by_head === null;
+  if (by_head === null) return;
+  const rows = by_head[branch][layer];
+  heatmap(byId("heads"), rows, rows.map((_, head) => `head ${head}`), `heads of ${data.layers[layer]}`, { top, unit, meaning });
+}
+
+fill(byId("quantity"), data.quantities.map((quantity) => quantity.name), drawQuantity);
+fill(byId("branch"), data.branches, drawQuantity);
+fill(byId("layer"), data.layers, drawQuantity);
+drawQuantity();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawQuantity);
