@@ -174,7 +174,9 @@ def _shared_of(found: dict[str, dict[str, Tensor]]) -> SharedMask:
 
 def _join(states: dict[str, BranchState], shared: SharedMask) -> None:
     """Which branches the step under way has had follows from their steps."""
-    shared.called = {branch for branch, state in states.items() if state.step == shared.step}
+    shared.called = {
+        branch for branch, state in states.items() if state.step == shared.step and not state.is_new
+    }
     if shared.called and shared.next is None:
         shared.next, shared.expected = shared.now, shared.called
     for branch, state in states.items():

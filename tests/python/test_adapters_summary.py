@@ -148,7 +148,7 @@ def test_the_page_has_every_number(tmp_path):
     assert str(summary.tables[0]).splitlines()[0] in page
     data = data_of(page)
     assert data["layers"] == [layer.path for layer in summary.layers]
-    names = ["tiles skipped", "time", "mass lost", "mass dropped, estimated"]
+    names = ["tiles skipped", "time", "mass lost", "estimate of the mass dropped"]
     assert [quantity["name"] for quantity in data["quantities"]] == names
     skipped, time, *_ = data["quantities"]
     tensors = summary.to_tensors()

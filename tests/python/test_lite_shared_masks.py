@@ -163,7 +163,7 @@ def test_malformed_files_are_refused(tmp_path: Path) -> None:
     position = tensors["branch 0.position"]
     refuse("*.mask", None, r"'\*' needs mask, next, position, but the file has next, position")
     refuse("*.next", torch.full_like(tensors["*.next"], -1), "next of branch .* beyond its tiles")
-    refuse("*.position", position[:3], r"must be int64 \[8\]")
+    refuse("*.position", position[:3].clone(), r"must be int64 \[8\]")
     refuse(
         "branch 0.mask",
         tensors["*.mask"].clone(),

@@ -14,15 +14,15 @@ from .template import render_template
 if TYPE_CHECKING:
     from ..adapters.summary import Summary
 
-_COLUMNS = ("layer", "branch", "calls", "skipped %", "ms", "mass lost %", "mass dropped %")
+_COLUMNS = ("layer", "branch", "calls", "skipped %", "ms", "mass lost %", "estimate %")
 _DEFINITIONS = (
     ("skipped", "share of the tiles that were not computed"),
     ("time", "wall time of the attention calls, with whatever chooses their tiles; not measured on "
      "other devices than the CPU"),
     ("mass lost", "share of the softmax mass of dense attention that the computed tiles do not "
      "hold, the mean over queries; measured with measures_mass=True"),
-    ("mass dropped", "estimate of the mass that the tiles dropped so far would have, from those "
-     "that a stripe computed again; with reprobe_period, and errs on the high side"),
+    ("estimate", "of the mass that the tiles dropped so far would have, from those that a stripe "
+     "computed again, with reprobe_period; an upper bound, which may be far off"),
     ("state", "what the layers keep between steps"),
 )  # fmt: skip
 
@@ -55,7 +55,7 @@ def _quantities(tensors: dict[str, Tensor]) -> list[dict[str, Any]]:
         _quantity("tiles skipped", "skipped", " %", 100 * tensors["sparsity"], top=100),
         _quantity("time", "", " ms", 1000 * tensors["seconds"][..., None], has_heads=False),
         _quantity("mass lost", "lost", " %", 100 * (1 - tensors["kept_mass"])),
-        _quantity("mass dropped, estimated", "dropped", " %", 100 * tensors["dropped_mass"]),
+        _quantity("estimate of the mass dropped", "dropped", " %", 100 * tensors["dropped_mass"]),
     ]
     return [quantity for quantity in quantities if quantity is not None]
 

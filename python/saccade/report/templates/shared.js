@@ -31,8 +31,8 @@ function fill(select, names, onChange) {
 }
 
 // Rows of numbers over the denoising steps; null where there is none.
-function heatmap(element, rows, names, title, { top = 100, unit = " %", meaning = "skipped" } = {}) {
-  const steps = rows[0].map((_, step) => step + 1);
+function heatmap(element, rows, names, title, { top = 100, unit = " %", meaning = "skipped", first = 1 } = {}) {
+  const steps = rows[0].map((_, step) => step + first);
   const scale = [[0, colour("heat-low")], [0.5, colour("heat-mid")], [1, colour("heat-high")]];
   const trace = { type: "heatmap", x: steps, y: names, z: rows, zmin: 0, zmax: top, colorscale: scale,
     xgap: 1, ygap: 1, colorbar: { thickness: 10, outlinewidth: 0, ticksuffix: unit, len: 1 },
