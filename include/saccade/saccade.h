@@ -5,6 +5,7 @@
 
 #include <saccade/attention.h>
 #include <saccade/baselines.h>
+#include <saccade/calibrate.h>
 #include <saccade/context.h>
 #include <saccade/error.h>
 #include <saccade/executor.h>

@@ -111,6 +111,24 @@ STABLE_TORCH_LIBRARY(saccade, library) {
       "Tensor computed, Tensor scores, Tensor? q_lens, Tensor? k_lens, int[] grid, bool is_first, "
       "bool is_probing, float[] thresholds, float? mass_budget, int[] protected_queries, "
       "int[] protected_keys) -> Tensor");
+  library.def("lite_error_targets(float level, float slope, int steps) -> float[]");
+  library.def("lite_measure_errors(Tensor out, Tensor dense) -> Tensor");
+  library.def("lite_errors(Tensor sums) -> Tensor");
+  library.def(
+      "lite_calibrate_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!) scores, "
+      "Tensor(c!) shares, Tensor(d!)? ref, int block_q, int block_k, int step, bool is_dense, "
+      "int reference, int order, float target, bool by_head, float most_work, "
+      "int[] protected_queries, int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
+      "-> (Tensor out, float[] thresholds, Tensor errors, int computed, int searched)");
+  library.def(
+      "lite_observe_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!) scores, "
+      "Tensor(c!) shares, Tensor(d!)? ref, int block_q, int block_k, int step, bool is_dense, "
+      "int reference, int order, "
+      "int[] protected_queries, int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
+      "-> (Tensor out, int[] skipped)");
+  library.def(
+      "lite_choose_threshold(int[] skipped, int tiles, float sparsity) "
+      "-> (float threshold, float predicted)");
   library.def(
       "lite_check_rule(int reference, int order, float? mass_budget, int reprobe_period) -> ()");
   library.def("lite_schedule_json(Tensor schedule) -> str");
@@ -142,6 +160,10 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
   library.impl("sparse_linear_backward", SACCADE_OP(sparse_linear_backward));
   library.impl("lite_step", SACCADE_OP(lite_step));
   library.impl("lite_finish_step", SACCADE_OP(lite_finish_step));
+  library.impl("lite_measure_errors", SACCADE_OP(lite_measure_errors));
+  library.impl("lite_errors", SACCADE_OP(lite_errors));
+  library.impl("lite_calibrate_step", SACCADE_OP(lite_calibrate_step));
+  library.impl("lite_observe_step", SACCADE_OP(lite_observe_step));
   library.impl("lite_schedule_json", SACCADE_OP(lite_schedule_json));
   library.impl("lite_plan_step", SACCADE_OP(lite_plan_step));
   library.impl("lite_schedule_table", SACCADE_OP(lite_schedule_table));
@@ -155,6 +177,8 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CompositeExplicitAutograd, library) {
   library.impl("radial_tiles", SACCADE_OP(radial_tiles));
   library.impl("spatial_tiles", SACCADE_OP(spatial_tiles));
   library.impl("temporal_tiles", SACCADE_OP(temporal_tiles));
+  library.impl("lite_error_targets", SACCADE_OP(lite_error_targets));
+  library.impl("lite_choose_threshold", SACCADE_OP(lite_choose_threshold));
   library.impl("lite_check_rule", SACCADE_OP(lite_check_rule));
   library.impl("lite_step_number", SACCADE_OP(lite_step_number));
   library.impl("lite_must_reset", SACCADE_OP(lite_must_reset));

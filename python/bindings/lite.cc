@@ -6,7 +6,6 @@
 #include <saccade/error.h>
 #include <saccade/lite.h>
 
-#include <fmt/format.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <initializer_list>
@@ -14,17 +13,6 @@
 
 namespace saccade::python {
 namespace {
-
-// An enumerator from its number. Names would be strings, each of which torch's stable interface
-// leaks.
-template <typename Enum>
-Enum enum_of(std::int64_t number, Enum last, const char* name) {
-  if (number < 0 || number > static_cast<std::int64_t>(last)) {
-    throw InvalidArgument(fmt::format("{} has number {}, but must have one from 0 to {}", name,
-                                      number, static_cast<std::int64_t>(last)));
-  }
-  return static_cast<Enum>(number);
-}
 
 // Active tiles of each head, [batch, heads].
 Tensor count_active_by_head(const TileMaskView& mask) {
@@ -68,23 +56,13 @@ Tensor no_words() {
   return torch::stable::empty({shape, 1}, torch::headeronly::ScalarType::Long);
 }
 
-lite::Rule rule_of(std::int64_t reference,
-                   std::int64_t order,
-                   std::optional<double> mass_budget,
-                   std::int64_t reprobe_period) {
-  return {.reference = enum_of(reference, lite::Reference::lse, "reference"),
-          .order = enum_of(order, lite::Order::radial, "order"),
-          .mass_budget = mass_budget,
-          .reprobe_period = reprobe_period};
-}
-
 }  // namespace
 
 void lite_check_rule(std::int64_t reference,
                      std::int64_t order,
                      std::optional<double> mass_budget,
                      std::int64_t reprobe_period) {
-  lite::validate(rule_of(reference, order, mass_budget, reprobe_period));
+  lite::validate(rule_from(reference, order, mass_budget, reprobe_period));
 }
 
 std::int64_t lite_step_number(const std::vector<double>& timesteps) {
@@ -135,7 +113,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
   const std::vector<TokenRange> must_skip_queries = ranges_from(skipped_queries, "skipped_queries");
   const std::vector<TokenRange> must_skip_keys = ranges_from(skipped_keys, "skipped_keys");
   const lite::StepOptions options{.plan = {.is_dense = is_dense, .thresholds = thresholds},
-                                  .rule = rule_of(reference, order, mass_budget, reprobe_period),
+                                  .rule = rule_from(reference, order, mass_budget, reprobe_period),
                                   .step = step,
                                   .is_first = is_first,
                                   .is_partial = is_partial,

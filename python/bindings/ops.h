@@ -147,6 +147,67 @@ Tensor lite_finish_step(const Tensor& lse,
                         const std::vector<std::int64_t>& protected_queries,
                         const std::vector<std::int64_t>& protected_keys);
 
+// The relative L1 error that each step may have.
+std::vector<double> lite_error_targets(double level, double slope, std::int64_t steps);
+
+// Sums of the errors of each head: f64 [heads, 6], an ErrorSums in each row. Rows may be added up.
+Tensor lite_measure_errors(const Tensor& out, const Tensor& dense);
+
+// Relative L1, relative RMSE and cosine of such rows: f64 [any, 3].
+Tensor lite_errors(const Tensor& sums);
+
+// One step of calibration. The state, updated, is `mask`, the words of a TileMask, `scores`,
+// `shares` and, with the lse reference, `ref`. Returns dense attention, the thresholds of the step
+// before, one for each head, the sums of their errors at this step, and the tiles that it computes
+// and that the search computed.
+std::tuple<Tensor, std::vector<double>, Tensor, std::int64_t, std::int64_t> lite_calibrate_step(
+    const Tensor& q,
+    const Tensor& k,
+    const Tensor& v,
+    const Tensor& mask,
+    const Tensor& scores,
+    const Tensor& shares,
+    const std::optional<Tensor>& ref,
+    std::int64_t block_q,
+    std::int64_t block_k,
+    std::int64_t step,
+    bool is_dense,
+    std::int64_t reference,
+    std::int64_t order,
+    double target,
+    bool by_head,
+    double most_work,
+    const std::vector<std::int64_t>& protected_queries,
+    const std::vector<std::int64_t>& protected_keys,
+    const std::vector<std::int64_t>& skipped_queries,
+    const std::vector<std::int64_t>& skipped_keys);
+
+// One step of the dense trajectory, with the same state. Returns dense attention, and how many
+// tiles this step would skip for each of lite::predicted_thresholds().
+std::tuple<Tensor, std::vector<std::int64_t>> lite_observe_step(
+    const Tensor& q,
+    const Tensor& k,
+    const Tensor& v,
+    const Tensor& mask,
+    const Tensor& scores,
+    const Tensor& shares,
+    const std::optional<Tensor>& ref,
+    std::int64_t block_q,
+    std::int64_t block_k,
+    std::int64_t step,
+    bool is_dense,
+    std::int64_t reference,
+    std::int64_t order,
+    const std::vector<std::int64_t>& protected_queries,
+    const std::vector<std::int64_t>& protected_keys,
+    const std::vector<std::int64_t>& skipped_queries,
+    const std::vector<std::int64_t>& skipped_keys);
+
+// A threshold, and the share that it is predicted to skip.
+std::tuple<double, double> lite_choose_threshold(const std::vector<std::int64_t>& skipped,
+                                                 std::int64_t tiles,
+                                                 double sparsity);
+
 // Means of the tiles of x: f32 [batch, heads, tiles, head_dim], f64 for f64 x.
 Tensor pool_tiles(const Tensor& x, const std::optional<Tensor>& lens, std::int64_t block);
 

@@ -7,16 +7,18 @@ saccade.enable(pipeline, threshold=-6.0)           # LiteAttention inside a diff
 
 from . import baselines
 from .adapters import disable, enable, load_state, save_state, summary
+from .adapters.calibrate import calibrate
 from .adapters.summary import Summary
 from .errors import Error, FileError, InvalidArgument, Unsupported
 from .functional import attention, info, merge_partials
 from .lite import LiteAttention
-from .lite_schedule import Fingerprint, LayerThresholds, LiteSchedule
+from .lite_schedule import CalibrationRecord, Fingerprint, LayerThresholds, LiteSchedule
 from .sla import linear_attention, pool_tiles, select_tiles, sparse_linear_attention
 from .space_time import choose_box, inverse_order, token_order
 from .tile_mask import TileGrid, TileMask
 
 __all__ = [
+    "CalibrationRecord",
     "Error",
     "FileError",
     "Fingerprint",
@@ -30,6 +32,7 @@ __all__ = [
     "Unsupported",
     "attention",
     "baselines",
+    "calibrate",
     "choose_box",
     "disable",
     "enable",

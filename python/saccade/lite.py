@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from . import _ops
 from .branch_state import BranchState, SharedMask, bytes_of
 from .errors import InvalidArgument, Unsupported, call
 from .functional import Layout, attention, bounds_of, has_length_first, heads_first, require_cpu
-from .lite_schedule import DEFAULT_THRESHOLD, LiteSchedule, StepPlan
+from .lite_schedule import DEFAULT_THRESHOLD, Fingerprint, LiteSchedule, StepPlan
 from .tile_mask import TileGrid, TileMask
 
 # In the order of their numbers.
@@ -75,8 +75,9 @@ class LiteAttention:
     and when batch, heads or lengths change; it follows its tensors to another device.
 
     Args:
-        schedule: thresholds, and what is dense. Without it, ``threshold`` (default -8) at every
-            step after the first.
+        schedule: thresholds, and what is dense; refused with the difference where it has a
+            fingerprint of something else. Without it, ``threshold`` (default -8) at every step
+            after the first.
         threshold: see LiteSchedule; give either this or ``schedule``.
         layer: path of the layer, for the patterns of the schedule.
         block_q, block_k: tile size, each 64 or 128.
@@ -132,7 +133,7 @@ class LiteAttention:
     ) -> None:
         if schedule is not None and threshold is not None:
             raise InvalidArgument("give either schedule or threshold, not both")
-        call(_ops.lite_check_rule, *_numbers_of(reference, order), mass_budget, reprobe_period)
+        call(_ops.lite_check_rule, *numbers_of(reference, order), mass_budget, reprobe_period)
         has_length_first(layout)
         TileGrid(1, 1, 1, 1, block_q, block_k)  # refuses other block sizes
         if schedule is None:
@@ -156,6 +157,8 @@ class LiteAttention:
         self.states: dict[str, BranchState] = {}
         self.shared: SharedMask | None = None
         self._unfinished: dict[str, _StepTaken] = {}
+        self._matching: set[Fingerprint] = set()  # what was found to match the schedule's
+        self._require_fingerprint(Fingerprint(**self.facts))
 
     def __call__(
         self,
@@ -229,6 +232,15 @@ class LiteAttention:
         del self._unfinished[branch]
         self._end_step(taken, probed_mass)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields of a schedule's fingerprint that the options decide."""
+        parts = ["threshold"]
+        parts += ["mass budget"] if self.mass_budget is not None else []
+        parts += ["re-probing"] if self.reprobe_period > 0 else []
+        names = ("reference", "order", "block_q", "block_k")
+        return {"rule": ", ".join(parts)} | {name: getattr(self, name) for name in names}
+
     def mask(self, branch: str = "cond") -> TileMask:
         """The tiles that the next sparse step of ``branch`` computes. Not a copy."""
         if branch not in self.states:
@@ -275,19 +287,17 @@ class LiteAttention:
             )
         q, k, v = heads_first(q, k, v, self.layout)
         require_cpu(q=q, k=k, v=v, q_lens=q_lens, k_lens=k_lens)
+        length = max(q.shape[2], k.shape[2])
         plan = self.schedule.plan(
-            step,
-            sigma=sigma,
-            layer=self.layer,
-            heads=q.shape[1],
-            length=max(q.shape[2], k.shape[2]),
+            step, sigma=sigma, layer=self.layer, heads=q.shape[1], length=length
         )
+        self._require_fingerprint(Fingerprint(heads=q.shape[1], head_dim=q.shape[3], length=length))
         state = self._state(q, k, step, branch)
         out, lse, active, probed_mass, computed, scores = call(
             _ops.lite_step,
             *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
             *(self.block_q, self.block_k, step, state.is_new, is_partial, *plan),
-            *(*_numbers_of(self.reference, self.order), self.mass_budget, self.reprobe_period),
+            *(*numbers_of(self.reference, self.order), self.mass_budget, self.reprobe_period),
             *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
             *(bounds_of(self.skipped_queries), bounds_of(self.skipped_keys)),
         )
@@ -317,6 +327,12 @@ class LiteAttention:
                 taken.kept_mass,
             )
         )
+
+    def _require_fingerprint(self, here: Fingerprint) -> None:
+        expected = self.schedule.fingerprint
+        if expected is not None and here not in self._matching:
+            expected.require_match(here)
+            self._matching.add(here)
 
     def _state(self, q: Tensor, k: Tensor, step: int, branch: str) -> BranchState:
         grid = TileGrid(*q.shape[:3], k.shape[2], self.block_q, self.block_k)
@@ -378,7 +394,7 @@ class LiteAttention:
         return BranchState(mask, step, ref, spent)
 
 
-def _numbers_of(reference: str, order: str) -> tuple[int, int]:
+def numbers_of(reference: str, order: str) -> tuple[int, int]:
     """Of a rule's names, for the operators."""
     return _number_of("reference", reference, REFERENCES), _number_of("order", order, ORDERS)
 

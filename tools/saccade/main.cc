@@ -33,6 +33,7 @@ int run(int argc, char** argv) {
   add_bench_command(app, invocation);
   add_inspect_command(app, invocation);
   add_schedule_command(app, invocation);
+  add_calibrate_command(app, invocation);
   try {
     app.parse(argc, argv);
     return invocation.exit_code;

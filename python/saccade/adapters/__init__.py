@@ -9,14 +9,16 @@ saccade.disable(pipeline)
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import InvalidArgument
 from ..space_time import Box
-from .enabled import enabled_transformers, require_diffusers
-from .methods import make_attentions
+from .enabled import enabled_transformers, load_hooks
+from .fingerprint import require_steps
+from .methods import make_attentions, with_schedule
 from .saved_states import load_state, save_state
 from .summary import LayerSummary, Summary
 
@@ -61,16 +63,19 @@ def enable(
             same up to rounding. Not with protected ranges, and for WanTransformer3DModel only.
         **options: for "lite" the arguments of LiteAttention but for ``scale``, ``layout`` and
             ``layer``, and ``dense_layers``: paths of the self-attentions that stay dense, or their
-            numbers from 0. The patterns of the schedule must match a layer each. For the baselines
-            the arguments of their functions, ``block_q``, ``block_k``, ``dense_layers``, and
-            ``schedule``, of which they take what is dense and what is protected: the same schedule
-            makes a fair comparison.
+            numbers from 0. The patterns of the schedule must match a layer each. ``schedule`` may
+            be the path of a file. One with a fingerprint is for the model, shape, steps and rule
+            that it was calibrated for: what differs is refused with its name, here or at the first
+            call, and block sizes, reference and order that are not given are those of it. For the
+            baselines the arguments of their functions, ``block_q``, ``block_k``, ``dense_layers``,
+            and ``schedule``, of which they take what is dense and what is protected: the same
+            schedule makes a fair comparison.
 
     Raises InvalidArgument or Unsupported, and then has changed nothing; a call of the model raises
     Unsupported for what the attention cannot do (masks, context parallelism; "lite": gradients).
     Weights and configuration are not touched.
     """
-    hooks = require_diffusers()
+    hooks = load_hooks()
     transformers = hooks.transformers_of(model)
     for prefix, transformer in transformers.items():
         if hooks.hook_of(transformer) is not None:
@@ -82,12 +87,21 @@ def enable(
         for prefix, transformer in transformers.items()
     }
     paths = [path for found in modules.values() for path in found]
+    options = with_schedule(method, options)
     attentions = make_attentions(method, options, paths)
     hooks.require_video(transformers, method, token_order)
     boxes = hooks.boxes_of(transformers, token_order, options)
+    expected = getattr(options.get("schedule"), "fingerprint", None)
+    if expected is not None:
+        expected.require_match(hooks.fingerprint_of(model, token_order))
     for prefix, transformer in transformers.items():
         hooks.install(
-            transformer, modules[prefix], attentions, hooks.num_train_timesteps_of(model), boxes
+            transformer,
+            modules[prefix],
+            attentions,
+            hooks.num_train_timesteps_of(model),
+            boxes,
+            partial(require_steps, expected, model),
         )
 
 
@@ -96,7 +110,7 @@ def disable(model: Any) -> None:
 
     The model is as it was before saccade.enable. Raises InvalidArgument if it is not enabled.
     """
-    hooks = require_diffusers()
+    hooks = load_hooks()
     for transformer in enabled_transformers(hooks, model):
         hooks.remove(transformer)
 
@@ -107,7 +121,7 @@ def summary(model: Any) -> Summary:
     A snapshot: later calls do not change it, but for the ``attention`` objects. Raises
     InvalidArgument if ``model`` is not enabled.
     """
-    hooks = require_diffusers()
+    hooks = load_hooks()
     found = [hooks.hook_of(transformer) for transformer in enabled_transformers(hooks, model)]
     layers = [
         LayerSummary(layer.path, layer.attention, tuple(layer.calls), hook.token_order)

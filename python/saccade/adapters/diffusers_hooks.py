@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from ..baselines import VideoLayout
 from ..errors import InvalidArgument, Unsupported
+from ..functional import info
 from ..lite import LiteAttention
-from ..lite_schedule import ScheduleTable
+from ..lite_schedule import Fingerprint, ScheduleTable
 from ..space_time import Box, require_token_order
 from .chosen_tiles import NEEDS_VIDEO
+from .fingerprint import identity_of, text_of
 from .layer import Attention, Layer
 from .redirection import Redirection, require_known_dispatcher, unregister_backends
 from .reordering import BoxChoice, Reordering
@@ -60,6 +63,20 @@ def num_train_timesteps_of(given: Any) -> int:
     """The timestep of pure noise: the scheduler of a pipeline knows it; elsewhere it is 1000."""
     scheduler = getattr(given, "scheduler", None)
     return getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000)
+
+
+def fingerprint_of(model: Any, token_order: str | Box) -> Fingerprint:
+    """As much of a fingerprint as is known before the first call."""
+    transformers = transformers_of(model)
+    modules = {prefix: self_attentions(t, prefix) for prefix, t in transformers.items()}
+    return Fingerprint(
+        model=" + ".join(
+            identity_of(t, modules[prefix].values()) for prefix, t in transformers.items()
+        ),
+        layers=sum(map(len, modules.values())),
+        token_order=text_of(token_order),
+        saccade_version=info()["version"],
+    )
 
 
 def self_attentions(transformer: ModelMixin, prefix: str) -> dict[str, WanAttention]:
@@ -160,8 +177,10 @@ class TransformerHook(ModelHook):
         attentions: dict[str, Attention],
         num_train_timesteps: int,
         boxes: BoxChoice | None,
+        require_steps: Callable[[], None],
     ) -> None:
         super().__init__()
+        self._require_steps = require_steps
         self.attributes_before = frozenset(vars(transformer))
         self.trajectory = Trajectory(num_train_timesteps)
         # What cache_context sets: it looks for attributes of this class. Only the name is used.
@@ -218,6 +237,7 @@ class TransformerHook(ModelHook):
         if self._reordering is not None:
             self._reordering.require_reach()
         if self.trajectory.begin_call(_timestep_of(*args, **kwargs), self._context()):
+            self._require_steps()
             for layer in self.layers:
                 layer.begin_generation()
         self.trajectory.video = self._video_of(module, *args, **kwargs)
@@ -271,12 +291,16 @@ def install(
     attentions: dict[str, Attention],
     num_train_timesteps: int,
     boxes: BoxChoice | None,
+    require_steps: Callable[[], None],
 ) -> None:
     """Makes the self-attentions ``modules`` of a transformer call ``attentions``, by path.
 
-    With ``boxes`` its blocks see the tokens box by box.
+    With ``boxes`` its blocks see the tokens box by box. ``require_steps`` is called where a
+    generation begins, and may raise.
     """
-    hook = TransformerHook(transformer, modules, attentions, num_train_timesteps, boxes)
+    hook = TransformerHook(
+        transformer, modules, attentions, num_train_timesteps, boxes, require_steps
+    )
     HookRegistry.check_if_exists_or_initialize(transformer).register_hook(hook, _HOOK)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InvalidArgument, Unsupported
 
 
-def require_diffusers() -> ModuleType:
+def load_hooks() -> ModuleType:
     """What touches diffusers, which saccade does not depend on."""
     try:
         import diffusers  # noqa: F401

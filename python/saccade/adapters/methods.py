@@ -8,6 +8,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,9 +108,26 @@ def _with_dense_layers(
     given: LiteSchedule, dense_layers: set[str], paths: Sequence[str]
 ) -> tuple[LiteSchedule, set[str]]:
     """A schedule with further dense layers, and all that it has."""
-    patterns = dict.fromkeys((*given.dense_layers, *map(_pattern_of, sorted(dense_layers))))
+    patterns = dict.fromkeys((*given.dense_layers, *map(pattern_of, sorted(dense_layers))))
     schedule = dataclasses.replace(given, dense_layers=tuple(patterns))
     return schedule, set(schedule.dense_among(paths))
+
+
+def with_schedule(method: str | Factory, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the schedule of a file read, and the rule of its fingerprint.
+
+    Of the rule, what is an option of the method.
+    """
+    schedule = options.get("schedule")
+    if isinstance(schedule, (str, Path)):
+        schedule = LiteSchedule.load(schedule)
+    if not isinstance(schedule, LiteSchedule) or schedule.fingerprint is None:
+        return options if schedule is None else options | {"schedule": schedule}
+    names = ("reference", "order", "block_q", "block_k")
+    known = {name: getattr(schedule.fingerprint, name) for name in names}
+    legal = () if callable(method) else _OPTIONS.get(method, ())
+    rule = {name: value for name, value in known.items() if value and name in legal}
+    return rule | options | {"schedule": schedule}
 
 
 def _require_known_options(method: str | Factory, options: dict[str, Any]) -> None:
@@ -149,7 +167,7 @@ def _dense_path(layer: str | int, paths: Sequence[str]) -> str:
     return layer
 
 
-def _pattern_of(path: str) -> str:
+def pattern_of(path: str) -> str:
     """The pattern that matches this path alone."""
     return re.sub(r"[*?[]", r"[\g<0>]", path)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import lite_state
 from ..errors import InvalidArgument
 from ..lite import LiteAttention
-from .enabled import enabled_transformers, require_diffusers
+from .enabled import enabled_transformers, load_hooks
 
 
 def save_state(target: Any, path: str | Path) -> None:
@@ -26,7 +26,7 @@ def save_state(target: Any, path: str | Path) -> None:
     if isinstance(target, LiteAttention):
         lite_state.save(path, lite_state.pack(target), {"rule": lite_state.rule_of(target)})
         return
-    hooks = require_diffusers()
+    hooks = load_hooks()
     tensors, rules = {}, {}
     for layer, attention in _lite_layers(hooks, target).items():
         tensors |= lite_state.pack(attention, f"{layer}/")
@@ -51,7 +51,7 @@ def load_state(target: Any, path: str | Path) -> None:
         lite_state.require_rule(facts.get("rule"), target, path)
         target.states, target.shared = lite_state.unpack(target, tensors, path)
         return
-    hooks = require_diffusers()
+    hooks = load_hooks()
     attentions, transformers = _lite_layers(hooks, target), _hooks_of(hooks, target)
     rules, positions = facts.get("rules"), facts.get("trajectories")
     if not isinstance(rules, dict) or not isinstance(positions, dict):

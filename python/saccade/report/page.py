@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from ..files import write_atomically
 from . import figures
 from .contents import Contents
-from .measurement import Measurement, Row, featured, summarise
+from .measurement import LITE_METHODS, Measurement, Row, featured, summarise
 from .sprites import mask_data, sprite_of
 from .table import COLUMNS, format_interval, table_cells
 from .template import render_template
@@ -72,7 +72,7 @@ def _figures(contents: Contents, rows: Sequence[Row]) -> list[tuple[str, go.Figu
     measurements = contents.measurements
     chosen = [
         ("steps", figures.sparsity_by_step(measurements)),
-        ("quality", figures.quality_against_speed([r for r in rows if r.method == "lite"])),
+        ("quality", figures.quality_against_speed([r for r in rows if r.method in LITE_METHODS])),
         ("times", figures.time_against_ideal(measurements)),
     ]
     if any(row.method == "random" for row in rows):
@@ -89,11 +89,13 @@ def _figures(contents: Contents, rows: Sequence[Row]) -> list[tuple[str, go.Figu
 def _headline(rows: Sequence[Row]) -> str:
     row = featured(rows)
     if row.psnr.mean >= figures.GOOD_PSNR:
-        why = f"the fastest threshold whose clips stay at {figures.GOOD_PSNR:g} dB or closer"
+        why = f"the fastest one whose clips stay at {figures.GOOD_PSNR:g} dB or closer"
     else:
-        why = f"no threshold reached {figures.GOOD_PSNR:g} dB, and this one is the closest"
+        why = f"none reached {figures.GOOD_PSNR:g} dB, and this one is the closest"
+    how = "with the calibrated schedule"
+    how = how if row.threshold is None else f"at threshold {row.threshold:g}"
     clips = "one clip" if row.clips == 1 else f"the mean of {row.clips} clips"
-    return f"LiteAttention at threshold {row.threshold:g}, {clips}: {why}."
+    return f"LiteAttention {how}, {clips}: {why}."
 
 
 def _cards(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
@@ -129,11 +131,14 @@ def _clip_rows(contents: Contents) -> list[dict[str, Any]]:
 
 
 def _heatmaps(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """For each threshold, the percentage skipped [branch][layer][head][step], mean over clips."""
+    """For each threshold and schedule, the percentage skipped [branch][layer][head][step].
+
+    The mean over clips.
+    """
     shortest = min(m.frames for m in measurements)
     groups: dict[str, list[Measurement]] = {}
     for measurement in measurements:
-        if measurement.method == "lite" and measurement.frames == shortest:
+        if measurement.method in LITE_METHODS and measurement.frames == shortest:
             groups.setdefault(measurement.label, []).append(measurement)
     return [
         {

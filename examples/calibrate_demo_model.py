@@ -1,0 +1,63 @@
+"""Calibrates the demo model: examples/demo_model/schedule.json.
+
+    python examples/calibrate_demo_model.py [--error 0.11] [--model examples/demo_model]
+
+One dense clip of a prompt that the demo does not draw, and two more, held out, on which the
+schedule is verified. Takes a few minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import saccade
+from saccade.demo.load import find_device, load_model
+from saccade.demo.models import Shape
+
+PROMPTS = (  # by seed; none of them is the demo's
+    "disc blue plain right waves",
+    "ring green checked up bands",
+    "cross yellow striped right checks",
+)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    model = load_model(str(arguments.model), find_device(None, ["cpu"]))
+    defaults = model.defaults
+
+    def run(_pipeline: object, seed: int) -> None:
+        model.draw(PROMPTS[seed - 100], seed, Shape(), defaults.sampling, lambda _step: None)
+
+    schedule = saccade.calibrate(
+        model.pipeline,
+        run,
+        error=arguments.error,
+        schedule=saccade.LiteSchedule(dense_first_steps=arguments.dense_first_steps),
+        seed=100,
+        verify_with=[101, 102],
+        order="alternating",
+        block_q=64,
+        block_k=64,
+    )
+    path = arguments.model / "schedule.json"
+    schedule.save(path)
+    print(f"{path}: {schedule.calibration.sparsity:.1%} skipped on the calibrated clip")
+    for one in schedule.calibration.verification:
+        print(
+            f"held-out seed {one.seed}: {one.sparsity:.1%} skipped, "
+            f"relative L1 error of the last step {one.errors.relative_l1[-1]:.4f}"
+        )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", type=Path, default=Path("examples/demo_model"))
+    parser.add_argument("--error", type=float, default=0.11)
+    parser.add_argument("--dense-first-steps", type=int, default=3)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
