@@ -101,10 +101,16 @@ STABLE_TORCH_LIBRARY(saccade, library) {
   library.def(
       "lite_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!)? ref, "
       "Tensor(c!)? spent, Tensor? q_lens, Tensor? k_lens, float? scale, int block_q, int block_k, "
-      "int step, bool is_first, bool is_dense, float[] thresholds, int reference, int order, "
-      "float? mass_budget, int reprobe_period, int[] protected_queries, int[] protected_keys, "
-      "int[] skipped_queries, int[] skipped_keys) "
-      "-> (Tensor out, Tensor lse, Tensor active, Tensor probed_mass)");
+      "int step, bool is_first, bool is_partial, bool is_dense, float[] thresholds, "
+      "int reference, int order, float? mass_budget, int reprobe_period, "
+      "int[] protected_queries, int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
+      "-> (Tensor out, Tensor lse, Tensor active, Tensor probed_mass, Tensor computed, "
+      "Tensor scores)");
+  library.def(
+      "lite_finish_step(Tensor lse, Tensor(a!) mask, Tensor(b!) ref, Tensor(c!)? spent, "
+      "Tensor computed, Tensor scores, Tensor? q_lens, Tensor? k_lens, int[] grid, bool is_first, "
+      "bool is_probing, float[] thresholds, float? mass_budget, int[] protected_queries, "
+      "int[] protected_keys) -> Tensor");
   library.def("lite_error_targets(float level, float slope, int steps) -> float[]");
   library.def("lite_measure_errors(Tensor out, Tensor dense) -> Tensor");
   library.def("lite_errors(Tensor sums) -> Tensor");
@@ -154,6 +160,7 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
   library.impl("sparse_linear_forward", SACCADE_OP(sparse_linear_forward));
   library.impl("sparse_linear_backward", SACCADE_OP(sparse_linear_backward));
   library.impl("lite_step", SACCADE_OP(lite_step));
+  library.impl("lite_finish_step", SACCADE_OP(lite_finish_step));
   library.impl("lite_measure_errors", SACCADE_OP(lite_measure_errors));
   library.impl("lite_errors", SACCADE_OP(lite_errors));
   library.impl("lite_calibrate_step", SACCADE_OP(lite_calibrate_step));

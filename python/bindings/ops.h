@@ -100,9 +100,10 @@ bool lite_must_reset(const std::vector<std::int64_t>& last_grid,
 
 // One step of LiteAttention. `mask` holds the words of a TileMask; it, `ref` (given with the lse
 // reference) and `spent` (given with a mass budget) are updated. Ranges are begin, end, begin, end,
-// ... Returns out, lse, the tiles computed for each head, and the bounds on the mass of the tiles
-// that were probed, a mean over the rows of tiles of each head (empty without a re-probe period).
-std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
+// ... Returns out, lse, the tiles computed for each head, the bounds on the mass of the tiles that
+// were probed, a mean over the rows of tiles of each head (empty without a re-probe period), and,
+// of a partial step, which updates nothing, the words of the tiles computed and their scores.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
     const Tensor& q,
     const Tensor& k,
     const Tensor& v,
@@ -116,6 +117,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
     std::int64_t block_k,
     std::int64_t step,
     bool is_first,
+    bool is_partial,
     bool is_dense,
     const std::vector<double>& thresholds,
     std::int64_t reference,
@@ -126,6 +128,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
     const std::vector<std::int64_t>& protected_keys,
     const std::vector<std::int64_t>& skipped_queries,
     const std::vector<std::int64_t>& skipped_keys);
+
+// The rest of a partial step, once `lse`, that of all shards, is known. `grid` is batch, heads,
+// q_len, k_len, block_q, block_k of this shard. Returns the probed mass, as lite_step does.
+Tensor lite_finish_step(const Tensor& lse,
+                        const Tensor& mask,
+                        const Tensor& ref,
+                        const std::optional<Tensor>& spent,
+                        const Tensor& computed,
+                        const Tensor& scores,
+                        const std::optional<Tensor>& q_lens,
+                        const std::optional<Tensor>& k_lens,
+                        const std::vector<std::int64_t>& grid,
+                        bool is_first,
+                        bool is_probing,
+                        const std::vector<double>& thresholds,
+                        std::optional<double> mass_budget,
+                        const std::vector<std::int64_t>& protected_queries,
+                        const std::vector<std::int64_t>& protected_keys);
 
 // The relative L1 error that each step may have.
 std::vector<double> lite_error_targets(double level, double slope, std::int64_t steps);

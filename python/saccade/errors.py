@@ -25,7 +25,10 @@ class Unsupported(Error, NotImplementedError):
 
 
 class FileError(Error, OSError):
-    """The system refuses a file: a folder is not there, not writable, or the disk is full."""
+    """A file cannot be read or written, or it does not hold what it should.
+
+    A file that is whole but of something else, such as another model, is an InvalidArgument.
+    """
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from .errors import InvalidArgument, call
-from .files import write_atomically
+from .errors import FileError, InvalidArgument, call
+from .files import read_bytes, write_atomically
 
 DEFAULT_THRESHOLD = -8.0
 _VERSION = 1
@@ -291,11 +291,11 @@ class LiteSchedule:
 
     @classmethod
     def load(cls, path: str | Path) -> LiteSchedule:
-        """Reads a file of ``save``. Raises like ``from_json``, and OSError."""
+        """Reads a file of ``save``. Raises FileError for one that is unreadable or no schedule."""
         try:
-            return cls.from_json(Path(path).read_bytes())
+            return cls.from_json(read_bytes(path))
         except InvalidArgument as error:
-            raise InvalidArgument(f"{path}: {error}") from None
+            raise FileError(f"{path}: {error}") from None
 
 
 # Enough for every layer and step of a generation: its calls are those of the next one.

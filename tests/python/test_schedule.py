@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saccade
-from saccade import Fingerprint, InvalidArgument, LayerThresholds, LiteSchedule
+from saccade import FileError, Fingerprint, InvalidArgument, LayerThresholds, LiteSchedule
 from saccade.lite_schedule import CalibrationRecord, LayerErrors, StepErrors, Verification
 from wan_models import PATHS, call, generate, make_pipeline, make_transformer
 
@@ -142,10 +142,12 @@ def test_files(tmp_path: Path):
     assert path.read_text(encoding="utf-8") == EVERYTHING.to_json()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     path.write_text('{"version": 1, "treshold": -1}')
-    with pytest.raises(InvalidArgument, match=r'schedule.json: .*"treshold"; nearest: threshold'):
+    with pytest.raises(FileError, match=r'schedule.json: .*"treshold"; nearest: threshold'):
         LiteSchedule.load(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileError, match=r"cannot read .*missing.json: No such file"):
         LiteSchedule.load(tmp_path / "missing.json")
+    with pytest.raises(FileError, match=r"cannot write .*schedule.json: "):
+        EVERYTHING.save(path / "schedule.json")
 
 
 @pytest.mark.parametrize(

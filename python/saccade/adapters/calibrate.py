@@ -26,7 +26,8 @@ from ..lite_schedule import (
     Verification,
 )
 from ..space_time import Box
-from . import disable, enable, load_hooks, summary
+from . import disable, enable, summary
+from .enabled import load_hooks
 from .fingerprint import scheduled_steps
 from .methods import pattern_of
 

@@ -13,13 +13,15 @@ from diffusers.models.transformers.transformer_wan import (
     WanRotaryPosEmbed,
     WanTransformer3DModel,
 )
-from torch import nn
+from torch import Tensor, nn
 
+from ..baselines import VideoLayout
 from ..errors import InvalidArgument, Unsupported
 from ..functional import info
 from ..lite import LiteAttention
 from ..lite_schedule import Fingerprint, ScheduleTable
 from ..space_time import Box, require_token_order
+from .chosen_tiles import NEEDS_VIDEO
 from .fingerprint import identity_of, text_of
 from .layer import Attention, Layer
 from .redirection import Redirection, require_known_dispatcher, unregister_backends
@@ -124,20 +126,47 @@ def boxes_of(
     return BoxChoice(token_order, **blocks)
 
 
+def require_video(
+    transformers: dict[str, ModelMixin], method: object, token_order: str | Box
+) -> None:
+    """Raises where a method that needs the place of each token in the video cannot know it."""
+    if method not in NEEDS_VIDEO:
+        return
+    if token_order != "frames":
+        raise InvalidArgument(
+            f"method {method!r} needs the tokens frame by frame; give token_order='frames', not "
+            f"{token_order!r}"
+        )
+    for prefix, transformer in transformers.items():
+        if not _is_known(transformer):
+            raise Unsupported(
+                f"method {method!r} is for diffusers' WanTransformer3DModel as it is, got "
+                f"{prefix}{type(transformer).__name__}; 'lite', 'pooled' and 'random' are for any"
+            )
+
+
 def _require_known(transformer: ModelMixin, prefix: str) -> None:
-    is_known = (
-        type(transformer).forward is WanTransformer3DModel.forward
-        and type(transformer.rope) is WanRotaryPosEmbed
-    )
-    if not is_known:
+    if not _is_known(transformer):
         raise Unsupported(
             "token_order is for diffusers' WanTransformer3DModel as it is, got "
             f'{prefix}{type(transformer).__name__}; "frames" leaves the order of any model alone'
         )
 
 
+def _is_known(transformer: nn.Module) -> bool:
+    """Whether the tokens of a transformer are known to be those of Wan."""
+    return (
+        type(transformer).forward is WanTransformer3DModel.forward
+        and type(getattr(transformer, "rope", None)) is WanRotaryPosEmbed
+    )
+
+
 class TransformerHook(ModelHook):
-    """Tells the layers of a transformer about each of its calls, until it is removed."""
+    """Tells the layers of a transformer about each of its calls, until it is removed.
+
+    A hook of diffusers, so that it gets cache contexts and resets. The calls themselves come
+    through hooks of torch, which see those too that another hook answers in place of the model.
+    """
 
     _is_stateful = True
 
@@ -167,7 +196,26 @@ class TransformerHook(ModelHook):
         """As given to saccade.enable; once the model was called, the box that was chosen."""
         return "frames" if self._reordering is None else self._reordering.token_order
 
+    def initialize_hook(self, module: nn.Module) -> nn.Module:
+        # Functions stay the same in a copy of the model, where methods would be those of a copied
+        # hook: so a copy is noticed.
+        @torch.compiler.disable
+        def begin(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+            return self._begin_call(module, args, kwargs)
+
+        @torch.compiler.disable
+        def end(_module: nn.Module, _args: Any, _output: Any) -> None:
+            self.trajectory.end_call()
+
+        self._handles = [
+            module.register_forward_pre_hook(begin, with_kwargs=True),
+            module.register_forward_hook(end),
+        ]
+        return module
+
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:  # diffusers' spelling
+        for handle in self._handles:
+            handle.remove()
         for redirection in self._redirections:
             redirection.undo()
         if self._reordering is not None:
@@ -175,8 +223,7 @@ class TransformerHook(ModelHook):
         unregister_backends([redirection.backend for redirection in self._redirections])
         return module
 
-    @torch.compiler.disable
-    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def _begin_call(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         if hook_of(module) is not self:
             raise Unsupported(
                 f"this {type(module).__name__} is a copy of one that saccade is enabled for; "
@@ -195,14 +242,10 @@ class TransformerHook(ModelHook):
             self._require_steps()
             for layer in self.layers:
                 layer.begin_generation()
+        self.trajectory.video = self._video_of(module, *args, **kwargs)
         if self._reordering is not None:
             args, kwargs = self._reordering.begin_call(args, kwargs)
         return args, kwargs
-
-    @torch.compiler.disable
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
-        self.trajectory.end_call()
-        return output
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """The end of a pipeline: records and tiles stay, to be looked at."""
@@ -221,6 +264,15 @@ class TransformerHook(ModelHook):
             heads=called[0].heads,
             length=called[0].length,
         )
+
+    def _video_of(
+        self, module: nn.Module, hidden_states: Tensor, *_args: Any, **_kwargs: Any
+    ) -> VideoLayout | None:
+        """How the tokens of a latent [batch, channels, frames, height, width] are numbered."""
+        if not _is_known(module) or self._reordering is not None:
+            return None
+        patches = zip(hidden_states.shape[2:], module.config.patch_size, strict=True)
+        return VideoLayout(*(extent // patch for extent, patch in patches))
 
     def _context(self) -> str | None:
         try:

@@ -28,7 +28,8 @@ from ..errors import FileError, InvalidArgument, call
 from ..functional import info
 from ..lite_schedule import LiteSchedule, bytes_of
 from ..space_time import Box
-from . import _diffusers_hooks, disable, enable
+from . import disable, enable
+from .enabled import load_hooks
 from .methods import DenseAttention
 
 _DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
@@ -69,7 +70,7 @@ def record(
     Raises like saccade.enable, InvalidArgument for a pattern that matches no layer, and OSError
     for a folder that cannot be written; nothing has changed then.
     """
-    hooks = _diffusers_hooks()
+    hooks = load_hooks()
     paths = [
         layer
         for prefix, transformer in hooks.transformers_of(model).items()
@@ -221,8 +222,8 @@ class Recorder:
         return q[:, :, chosen], k[:, :, read], v[:, :, read]
 
     def _note_tokens(self, q_len: int, k_len: int) -> None:
-        for transformer in _diffusers_hooks().transformers_of(self._model).values():
-            hook = _diffusers_hooks().hook_of(transformer)
+        for transformer in load_hooks().transformers_of(self._model).values():
+            hook = load_hooks().hook_of(transformer)
             if hook is None or hook.video is None:
                 continue
             frames, height, width = hook.video
@@ -236,7 +237,7 @@ class Recorder:
         calls = sorted(self._calls, key=lambda one: one.step)  # those of a step stay in order
         video = next(iter(self._videos)) if len(self._videos) == 1 else None
         facts = {
-            "model": _diffusers_hooks().fingerprint_of(self._model, self._token_order).model,
+            "model": load_hooks().fingerprint_of(self._model, self._token_order).model,
             "saccade_version": info()["version"],
             "num_steps": self._num_steps,
             "token_order": self._token_order,

@@ -10,10 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import plotly.graph_objects as go
-import plotly.offline
-from markupsafe import Markup
 
 from ..files import write_atomically
 from . import figures
@@ -21,6 +18,7 @@ from .contents import Contents
 from .measurement import LITE_METHODS, Measurement, Row, featured, summarise
 from .sprites import mask_data, sprite_of
 from .table import COLUMNS, format_interval, table_cells
+from .template import render_template
 
 
 def write_report(contents: Contents, folder: Path) -> Path:
@@ -47,15 +45,10 @@ def write_report(contents: Contents, folder: Path) -> Path:
 
 def render(contents: Contents, rows: Sequence[Row]) -> str:
     """The page as HTML text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("saccade.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source = environment.loader.get_source
-    return environment.get_template("report.html").render(
+    return render_template(
+        "report.html",
+        scripts=("shared.js", "report.js"),
+        data=_page_data(contents, rows),
         contents=contents,
         headline=_headline(rows),
         cards=_cards(rows),
@@ -63,10 +56,6 @@ def render(contents: Contents, rows: Sequence[Row]) -> str:
         columns=COLUMNS,
         cells=table_cells(rows),
         figures=[name for name, _ in _figures(contents, rows)],
-        style=Markup(source(environment, "report.css")[0]),
-        script=Markup(source(environment, "report.js")[0]),
-        plotly=Markup(plotly.offline.get_plotlyjs()),
-        data=_script_safe(_page_data(contents, rows)),
     )
 
 
@@ -169,11 +158,6 @@ def _mean_skipped(counts: Sequence[Any], tiles: int) -> Any:
     return round(100 * (1 - statistics.fmean(counts) / tiles), 2)
 
 
-def _script_safe(data: dict[str, Any]) -> Markup:
-    """JSON that no text in it can end the script element of."""
-    return Markup(json.dumps(data, allow_nan=False, default=_plain).replace("<", "\\u003c"))
-
-
 def _finite(value: Any) -> Any:
     """Nested lists and dicts with a threshold of -inf as text, for which JSON has no number."""
     if isinstance(value, dict):
@@ -181,8 +165,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(part) for part in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plain(value: Any) -> Any:
-    """Tuples and arrays of plotly as lists."""
-    return list(value)
