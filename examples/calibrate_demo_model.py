@@ -1,6 +1,6 @@
 """Calibrates the demo model: examples/demo_model/schedule.json.
 
-    python examples/calibrate_demo_model.py [--error 0.11] [--model examples/demo_model]
+    python examples/calibrate_demo_model.py [--error 0.3] [--slope 0.1] [--reference lse]
 
 One dense clip of a prompt that the demo does not draw, and two more, held out, on which the
 schedule is verified. Takes a few minutes on two cores.
@@ -34,10 +34,11 @@ def main() -> None:
         model.pipeline,
         run,
         error=arguments.error,
+        slope=arguments.slope,
         schedule=saccade.LiteSchedule(dense_first_steps=arguments.dense_first_steps),
         seed=100,
         verify_with=[101, 102],
-        order="alternating",
+        reference=arguments.reference,
         block_q=64,
         block_k=64,
     )
@@ -54,7 +55,9 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("examples/demo_model"))
-    parser.add_argument("--error", type=float, default=0.11)
+    parser.add_argument("--error", type=float, default=0.3)
+    parser.add_argument("--slope", type=float, default=0.1)
+    parser.add_argument("--reference", choices=("running", "lse"), default="lse")
     parser.add_argument("--dense-first-steps", type=int, default=3)
     return parser.parse_args()
 
