@@ -32,10 +32,10 @@ def main() -> None:
     with saccade.record(
         model.pipeline,
         arguments.out,
-        layers=("*.blocks.1.attn1", "*.blocks.4.attn1"),
+        layers=("*.blocks.1.attn1", "*.blocks.2.attn1"),
         steps=(0, 2, 5, 8, 11),
         branches=("cond",),
-        heads=(1,),
+        heads=(2,),
         dtype="f16",
     ) as recorder:
         model.draw(

@@ -163,7 +163,7 @@ TEST(InspectCommand, ShowsLayersAndStepsOfATrace) {
   const ToolRun run = run_tool("inspect " + path);
   ASSERT_EQ(run.exit_code, 0) << run.err;
   for (const char* part : {"trace of WanTransformer3DModel", "10 calls of a generation of 12 steps",
-                           "8 frames of 8 x 8 tokens", "transformer.blocks.4.attn1  cond", "f16",
+                           "8 frames of 8 x 8 tokens", "transformer.blocks.2.attn1  cond", "f16",
                            "[1, 1, 512, 64]", "0,2,5,8,11", "983040"}) {
     EXPECT_TRUE(contains(run.out, part));
   }

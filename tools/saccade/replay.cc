@@ -91,9 +91,10 @@ std::vector<ReplayedCall> replay(const Context& context, const Trace& trace, Met
 void print_trace(const Trace& trace) {
   const TraceInfo& info = trace.info();
   const TraceCall& call = trace.calls().front();
-  fmt::print("trace of {} (saccade {}): {} calls, {} layers, {} branches, generation of {} steps\n",
-             info.model.empty() ? "an unnamed model" : info.model, info.saccade_version,
-             trace.calls().size(), trace.layers().size(), trace.branches().size(), info.num_steps);
+  fmt::print(
+      "trace of {} (saccade {}), {} calls; layers: {}, branches: {}, steps of the generation: {}\n",
+      info.model.empty() ? "an unnamed model" : info.model, info.saccade_version,
+      trace.calls().size(), trace.layers().size(), trace.branches().size(), info.num_steps);
   fmt::print("{}: batch {}, {} heads, {} queries, {} keys, head_dim {}", name_of(call.q.dtype),
              call.q.shape[0], call.q.shape[1], call.q.shape[2], call.k.shape[2], call.q.shape[3]);
   if (info.video) {

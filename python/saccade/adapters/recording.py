@@ -195,7 +195,7 @@ class Recorder:
             return DenseAttention()
         return _RecordedAttention(path, self)
 
-    def add(self, call: dict[str, Any], tensors: Sequence[Tensor]) -> None:
+    def _add(self, call: dict[str, Any], tensors: Sequence[Tensor]) -> None:
         """A call of a chosen layer; q, k and v are [batch, length, heads, head_dim]."""
         if self._file.closed:
             return
@@ -267,7 +267,7 @@ class _RecordedAttention(DenseAttention):
     ) -> Tensor:
         out = super().__call__(q, k, v, step=step, branch=branch)
         facts = {"step": step, "branch": branch, "layer": self._path, "sigma": sigma}
-        self._recorder.add(facts, (q, k, v))
+        self._recorder._add(facts, (q, k, v))
         return out
 
     def reset(self) -> None:

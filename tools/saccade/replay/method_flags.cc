@@ -218,7 +218,10 @@ std::string MethodFlags::description() const {
 nlohmann::ordered_json MethodFlags::json() const {
   nlohmann::ordered_json json = {
       {"name", method_}, {"block_q", tile_.block_q}, {"block_k", tile_.block_k}};
-  for (const auto& [name, value] : own_options()) json["options"][name] = value;
+  for (const auto& [name, value] : own_options()) {
+    const bool is_number = nlohmann::ordered_json::accept(value);
+    json["options"][name] = is_number ? nlohmann::ordered_json::parse(value) : value;
+  }
   json["schedule"] = nlohmann::ordered_json::parse(lite::to_json(schedule_flags_.schedule()));
   return json;
 }
