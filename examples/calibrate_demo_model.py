@@ -2,7 +2,7 @@
 
     python examples/calibrate_demo_model.py [--error 0.3] [--slope 0.1] [--reference lse]
 
-One dense clip of a prompt that the demo does not draw, and two more, held out, on which the
+One dense clip of a prompt that the demo does not draw, and another, held out, on which the
 schedule is verified. Takes a few minutes on two cores.
 """
 
@@ -15,11 +15,8 @@ import saccade
 from saccade.demo.load import find_device, load_model
 from saccade.demo.models import Shape
 
-PROMPTS = (  # by seed; none of them is the demo's
-    "disc blue plain right waves",
-    "ring green checked up bands",
-    "cross yellow striped right checks",
-)
+FIRST_SEED = 100
+PROMPTS = ("disc blue plain right waves", "ring green checked up bands")  # none is the demo's
 
 
 def main() -> None:
@@ -28,7 +25,7 @@ def main() -> None:
     defaults = model.defaults
 
     def run(_pipeline: object, seed: int) -> None:
-        model.draw(PROMPTS[seed - 100], seed, Shape(), defaults.sampling, lambda _step: None)
+        model.draw(PROMPTS[seed - FIRST_SEED], seed, Shape(), defaults.sampling, lambda _step: None)
 
     schedule = saccade.calibrate(
         model.pipeline,
@@ -36,8 +33,8 @@ def main() -> None:
         error=arguments.error,
         slope=arguments.slope,
         schedule=saccade.LiteSchedule(dense_first_steps=arguments.dense_first_steps),
-        seed=100,
-        verify_with=[101, 102],
+        seed=FIRST_SEED,
+        verify_with=[FIRST_SEED + 1],
         reference=arguments.reference,
         block_q=64,
         block_k=64,
