@@ -1,6 +1,6 @@
 """Calibrates the demo model: examples/demo_model/schedule.json.
 
-    python examples/calibrate_demo_model.py [--error 0.3] [--slope 0.1] [--reference lse]
+    python examples/calibrate_demo_model.py [--error 0.25] [--slope 0.08] [--reference lse]
 
 One dense clip of a prompt that the demo does not draw, and another, held out, on which the
 schedule is verified. Takes a few minutes on two cores.
@@ -52,8 +52,8 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("examples/demo_model"))
-    parser.add_argument("--error", type=float, default=0.3)
-    parser.add_argument("--slope", type=float, default=0.1)
+    parser.add_argument("--error", type=float, default=0.25)
+    parser.add_argument("--slope", type=float, default=0.08)
     parser.add_argument("--reference", choices=("running", "lse"), default="lse")
     parser.add_argument("--dense-first-steps", type=int, default=3)
     return parser.parse_args()
