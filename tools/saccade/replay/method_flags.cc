@@ -219,8 +219,9 @@ nlohmann::ordered_json MethodFlags::json() const {
   nlohmann::ordered_json json = {
       {"name", method_}, {"block_q", tile_.block_q}, {"block_k", tile_.block_k}};
   for (const auto& [name, value] : own_options()) {
-    const bool is_number = nlohmann::ordered_json::accept(value);
-    json["options"][name] = is_number ? nlohmann::ordered_json::parse(value) : value;
+    using Json = nlohmann::ordered_json;
+    const bool is_number = Json::accept(value);
+    json["options"][name] = is_number ? Json::parse(value) : Json(value);
   }
   json["schedule"] = nlohmann::ordered_json::parse(lite::to_json(schedule_flags_.schedule()));
   return json;
