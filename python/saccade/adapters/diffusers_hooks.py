@@ -13,7 +13,7 @@ from diffusers.models.transformers.transformer_wan import (
     WanRotaryPosEmbed,
     WanTransformer3DModel,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from ..baselines import VideoLayout
 from ..errors import InvalidArgument, Unsupported
@@ -242,7 +242,10 @@ class TransformerHook(ModelHook):
             self._require_steps()
             for layer in self.layers:
                 layer.begin_generation()
-        self.trajectory.video = self._video_of(module, *args, **kwargs)
+        is_by_frames = self._reordering is None and _is_known(module)
+        self.trajectory.video = (
+            VideoLayout(*self.video) if self.video is not None and is_by_frames else None
+        )
         if self._reordering is not None:
             args, kwargs = self._reordering.begin_call(args, kwargs)
         return args, kwargs
@@ -264,15 +267,6 @@ class TransformerHook(ModelHook):
             heads=called[0].heads,
             length=called[0].length,
         )
-
-    def _video_of(
-        self, module: nn.Module, hidden_states: Tensor, *_args: Any, **_kwargs: Any
-    ) -> VideoLayout | None:
-        """How the tokens of a latent [batch, channels, frames, height, width] are numbered."""
-        if not _is_known(module) or self._reordering is not None:
-            return None
-        patches = zip(hidden_states.shape[2:], module.config.patch_size, strict=True)
-        return VideoLayout(*(extent // patch for extent, patch in patches))
 
     def _context(self) -> str | None:
         try:
