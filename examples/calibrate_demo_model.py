@@ -1,9 +1,9 @@
 """Calibrates the demo model: examples/demo_model/schedule.json.
 
-    python examples/calibrate_demo_model.py [--error 0.16] [--slope 0.08]
+    python examples/calibrate_demo_model.py [--error 0.12] [--slope 0.04]
 
-One dense clip of a prompt that the demo does not draw, and another, held out, on which the
-schedule is verified. Takes a few minutes on two cores.
+One dense clip, and another one, held out, on which the schedule is verified. Takes a few minutes on
+two cores.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import saccade
 from saccade.demo.load import find_device, load_model
 from saccade.demo.models import Shape
 
-FIRST_SEED = 100
-PROMPTS = ("disc blue plain right waves", "ring green checked up bands")  # none is the demo's
+SEED, HELD_OUT_SEED = 103, 104
+PROMPTS = {SEED: "triangle magenta plain left checks", HELD_OUT_SEED: "disc blue plain right waves"}
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     defaults = model.defaults
 
     def run(_pipeline: object, seed: int) -> None:
-        model.draw(PROMPTS[seed - FIRST_SEED], seed, Shape(), defaults.sampling, lambda _step: None)
+        model.draw(PROMPTS[seed], seed, Shape(), defaults.sampling, lambda _step: None)
 
     schedule = saccade.calibrate(
         model.pipeline,
@@ -33,8 +33,8 @@ def main() -> None:
         error=arguments.error,
         slope=arguments.slope,
         schedule=saccade.LiteSchedule(dense_first_steps=arguments.dense_first_steps),
-        seed=FIRST_SEED,
-        verify_with=[FIRST_SEED + 1],
+        seed=SEED,
+        verify_with=[HELD_OUT_SEED],
         order="alternating",
         block_q=64,
         block_k=64,
@@ -52,8 +52,8 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("examples/demo_model"))
-    parser.add_argument("--error", type=float, default=0.16)
-    parser.add_argument("--slope", type=float, default=0.08)
+    parser.add_argument("--error", type=float, default=0.12)
+    parser.add_argument("--slope", type=float, default=0.04)
     parser.add_argument("--dense-first-steps", type=int, default=3)
     return parser.parse_args()
 
