@@ -17,6 +17,10 @@ struct Field {
   Value Object::*member;
 };
 
+// Clang deduces the arguments of aggregates since 17.
+template <typename Object, typename Value>
+Field(const char*, Value Object::*) -> Field<Object, Value>;
+
 template <typename Object>
 inline constexpr std::tuple<> kFields{};
 
