@@ -1,4 +1,4 @@
-"""Saved states that were damaged at random: refused with InvalidArgument, or as good as any."""
+"""Saved states that were damaged at random: refused with FileError, or as good as any."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(path: Path, content: bytes) -> bool:
     lite = saccade.LiteAttention(**RULE)
     try:
         saccade.load_state(lite, path)
-    except saccade.InvalidArgument:
+    except (saccade.FileError, saccade.InvalidArgument):  # damaged, or of other options now
         assert lite.states == {}
         return False
     out = lite(*problem(2), step=2)
