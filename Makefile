@@ -13,7 +13,7 @@ python_files = benchmarks examples python tests
 # The library and the Python extension compile the same sources: the second build is a cache hit.
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 
-.PHONY: help setup test lint format tidy asan tsan fuzz neon bench demo study clean
+.PHONY: help setup test lint format tidy asan tsan fuzz soak neon bench demo study clean
 
 help:
 	@echo 'make setup    install what is needed, build, install the Python package into .venv'
@@ -23,7 +23,8 @@ help:
 	@echo 'make tidy     run clang-tidy'
 	@echo 'make asan     run the C++ tests with AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan     run the C++ tests with ThreadSanitizer'
-	@echo 'make fuzz     run every fuzzer for a million inputs, or fuzz_runs=N; goes on where it stopped'
+	@echo 'make fuzz     run every fuzzer for a million inputs, or fuzz_runs=N, at most fuzz_seconds=N'
+	@echo 'make soak     the fuzzers, and what is random or killed, for long; goes on where it stopped'
 	@echo 'make neon     build for 64-bit Arm and check the kernels under qemu'
 	@echo 'make bench    measure against equal dense attention and against PyTorch'
 	@echo 'make demo     draw clips dense and with LiteAttention, and write build/demo/report.html'
@@ -67,9 +68,16 @@ tsan: build-tsan
 	$$(setarch --addr-no-randomize true 2>/dev/null && echo setarch --addr-no-randomize) \
 	  ctest --preset tsan
 
+# Of each fuzzer; 0 seconds are no limit.
 fuzz_runs := 1000000
+fuzz_seconds := 0
 fuzz: build-fuzz
-	@scripts/fuzz.sh $(fuzz_runs)
+	@scripts/fuzz.sh $(fuzz_runs) $(fuzz_seconds)
+
+soak: setup fuzz
+	build/cpu/tests/core/core_files_test --gtest_filter='InterruptedSaveTest.*' --gtest_repeat=20
+	$(python) -m pytest tests/python -k kill
+	$(python) -m pytest tests/python/test_lite_state_random.py --hypothesis-profile=soak
 
 bench: setup
 	$(saccade) bench

@@ -43,6 +43,8 @@ struct VideoLayout {
 
   std::int64_t tokens_per_frame() const { return height * width; }
   std::int64_t tokens() const { return prefix + frames * tokens_per_frame() + suffix; }
+
+  friend bool operator==(const VideoLayout&, const VideoLayout&) = default;
 };
 
 // Throws InvalidArgument unless every extent of the video is at least 1, those of the text are at

@@ -23,12 +23,13 @@
 namespace saccade::lite {
 
 // Thresholds of the layers that a pattern matches, in place of those of the schedule. Exactly one
-// of the last three is given.
+// of the last four is given.
 struct LayerThresholds {
-  std::string layers{};                   // pattern
-  std::optional<double> threshold{};      // of all steps and heads
-  std::vector<double> thresholds{};       // entry i is that of step i
-  std::vector<double> head_thresholds{};  // entry i is that of query head i
+  std::string layers{};                                     // pattern
+  std::optional<double> threshold{};                        // of all steps and heads
+  std::vector<double> thresholds{};                         // entry i is that of step i
+  std::vector<double> head_thresholds{};                    // entry i is that of query head i
+  std::vector<std::vector<double>> step_head_thresholds{};  // entry [i][h]: of step i and head h
 
   friend bool operator==(const LayerThresholds&, const LayerThresholds&) = default;
 };
@@ -43,12 +44,55 @@ struct Fingerprint {
   std::int64_t steps = 0;
   std::string rule{};         // what drops a tile, such as "threshold"
   std::string reference{};    // what scores are measured against, such as "running"
+  std::string order{};        // in which a row visits its tiles, such as "linear"
   std::int64_t block_q = 0;   // 64 or 128
   std::int64_t block_k = 0;   // 64 or 128
-  std::string token_order{};  // such as "linear"
+  std::string token_order{};  // such as "frames"
   std::string saccade_version{};
 
   friend bool operator==(const Fingerprint&, const Fingerprint&) = default;
+};
+
+// How far outputs lay from those of dense attention, by step: relative L1 distance, root mean
+// square of the difference over that of the dense output, cosine similarity. The lists are equally
+// long.
+struct StepErrors {
+  std::vector<double> relative_l1{};
+  std::vector<double> rmse{};
+  std::vector<double> cosine{};
+
+  friend bool operator==(const StepErrors&, const StepErrors&) = default;
+};
+
+// Of one layer, on the inputs of the dense trajectory.
+struct LayerErrors {
+  std::string layer{};
+  StepErrors errors{};
+
+  friend bool operator==(const LayerErrors&, const LayerErrors&) = default;
+};
+
+// A generation with the schedule, of a seed that it was not made from, beside the dense one: errors
+// of what the model returned at each step, accumulated along its own trajectory.
+struct Verification {
+  std::int64_t seed = 0;
+  double sparsity = 0;  // skipped share of all tiles
+  StepErrors errors{};
+
+  friend bool operator==(const Verification&, const Verification&) = default;
+};
+
+// How a schedule was found (see calibrate.h), for whoever reads it; nothing depends on it.
+struct CalibrationRecord {
+  std::string target{};           // "error", "sparsity" or "time"
+  std::vector<double> targets{};  // of each step, relative L1; else the share that was asked for
+  std::int64_t seed = 0;          // of the dense generation
+  double sparsity = 0;            // of that generation, as the schedule was found or predicted
+  double work = 0;  // attention that it took, as a multiple of that of the dense generation
+  std::vector<LayerErrors> layers{};
+  std::vector<Verification> verification{};
+
+  friend bool operator==(const CalibrationRecord&, const CalibrationRecord&) = default;
 };
 
 struct Schedule {
@@ -81,6 +125,7 @@ struct Schedule {
   std::vector<TokenRange> must_skip_keys{};
 
   std::optional<Fingerprint> fingerprint{};
+  std::optional<CalibrationRecord> calibration{};
 
   friend bool operator==(const Schedule&, const Schedule&) = default;
 };

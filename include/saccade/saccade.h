@@ -5,6 +5,7 @@
 
 #include <saccade/attention.h>
 #include <saccade/baselines.h>
+#include <saccade/calibrate.h>
 #include <saccade/context.h>
 #include <saccade/error.h>
 #include <saccade/executor.h>
@@ -21,4 +22,5 @@
 #include <saccade/tile_grid.h>
 #include <saccade/tile_index.h>
 #include <saccade/tile_mask.h>
+#include <saccade/trace.h>
 #include <saccade/update_mask.h>

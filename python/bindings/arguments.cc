@@ -5,6 +5,18 @@
 #include <fmt/format.h>
 
 namespace saccade::python {
+namespace {
+
+template <typename Enum>
+Enum enum_of(std::int64_t number, Enum last, const char* name) {
+  if (number < 0 || number > static_cast<std::int64_t>(last)) {
+    throw InvalidArgument(fmt::format("{} has number {}, but must have one from 0 to {}", name,
+                                      number, static_cast<std::int64_t>(last)));
+  }
+  return static_cast<Enum>(number);
+}
+
+}  // namespace
 
 TileGrid grid_from(const std::vector<std::int64_t>& extents) {
   if (extents.size() != 6) {
@@ -31,6 +43,18 @@ std::vector<TokenRange> ranges_from(const std::vector<std::int64_t>& bounds,
 
 TileShare share_from(double ratio, std::int64_t count) {
   return count < 0 ? TileShare::of_ratio(ratio) : TileShare::of_count(count);
+}
+
+lite::Rule rule_from(std::int64_t measure,
+                     std::int64_t reference,
+                     std::int64_t order,
+                     std::optional<double> mass_budget,
+                     std::int64_t reprobe_period) {
+  return {.measure = enum_of(measure, Measure::mean_mass, "measure"),
+          .reference = enum_of(reference, lite::Reference::lse, "reference"),
+          .order = enum_of(order, lite::Order::radial, "order"),
+          .mass_budget = mass_budget,
+          .reprobe_period = reprobe_period};
 }
 
 }  // namespace saccade::python

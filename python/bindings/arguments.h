@@ -1,10 +1,12 @@
 #pragma once
 
+#include <saccade/lite.h>
 #include <saccade/routing.h>
 #include <saccade/tile_grid.h>
 #include <saccade/tile_mask.h>
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -21,5 +23,13 @@ std::vector<TokenRange> ranges_from(const std::vector<std::int64_t>& bounds, std
 
 // A count where that is not negative, a ratio elsewhere.
 TileShare share_from(double ratio, std::int64_t count);
+
+// A measure, a reference and an order by the numbers of their enumerators: names would be strings,
+// each of which torch's stable interface leaks.
+lite::Rule rule_from(std::int64_t measure,
+                     std::int64_t reference,
+                     std::int64_t order,
+                     std::optional<double> mass_budget,
+                     std::int64_t reprobe_period);
 
 }  // namespace saccade::python

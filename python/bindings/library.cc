@@ -27,6 +27,8 @@ void naming_errors(StableIValue* stack, std::uint64_t num_args, std::uint64_t nu
     throw std::runtime_error("saccade.InvalidArgument: "s + error.what());
   } catch (const saccade::Unsupported& error) {
     throw std::runtime_error("saccade.Unsupported: "s + error.what());
+  } catch (const saccade::FileError& error) {
+    throw std::runtime_error("saccade.FileError: "s + error.what());
   }
 }
 
@@ -99,10 +101,34 @@ STABLE_TORCH_LIBRARY(saccade, library) {
   library.def(
       "lite_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!)? ref, "
       "Tensor(c!)? spent, Tensor? q_lens, Tensor? k_lens, float? scale, int block_q, int block_k, "
-      "int step, bool is_first, bool is_dense, float[] thresholds, int measure, int reference, "
-      "int order, float? mass_budget, int reprobe_period, int[] protected_queries, "
-      "int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
-      "-> (Tensor out, Tensor lse, Tensor active, Tensor probed_mass)");
+      "int step, bool is_first, bool is_partial, bool is_dense, float[] thresholds, "
+      "int measure, int reference, int order, float? mass_budget, int reprobe_period, "
+      "int[] protected_queries, int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
+      "-> (Tensor out, Tensor lse, Tensor active, Tensor probed_mass, Tensor computed, "
+      "Tensor scores)");
+  library.def(
+      "lite_finish_step(Tensor lse, Tensor(a!) mask, Tensor(b!) ref, Tensor(c!)? spent, "
+      "Tensor computed, Tensor scores, Tensor? q_lens, Tensor? k_lens, int[] grid, bool is_first, "
+      "bool is_probing, float[] thresholds, float? mass_budget, int[] protected_queries, "
+      "int[] protected_keys) -> Tensor");
+  library.def("lite_error_targets(float level, float slope, int steps) -> float[]");
+  library.def("lite_measure_errors(Tensor out, Tensor dense) -> Tensor");
+  library.def("lite_errors(Tensor sums) -> Tensor");
+  library.def(
+      "lite_calibrate_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!) scores, "
+      "Tensor(c!) shares, Tensor(d!)? ref, int block_q, int block_k, int step, bool is_dense, "
+      "int reference, int order, float target, bool by_head, float most_work, "
+      "int[] protected_queries, int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
+      "-> (Tensor out, float[] thresholds, Tensor errors, int computed, int searched)");
+  library.def(
+      "lite_observe_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!) scores, "
+      "Tensor(c!) shares, Tensor(d!)? ref, int block_q, int block_k, int step, bool is_dense, "
+      "int reference, int order, "
+      "int[] protected_queries, int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
+      "-> (Tensor out, int[] skipped)");
+  library.def(
+      "lite_choose_threshold(int[] skipped, int tiles, float sparsity) "
+      "-> (float threshold, float predicted)");
   library.def(
       "lite_check_rule(int measure, int reference, int order, float? mass_budget, "
       "int reprobe_period) -> ()");
@@ -117,6 +143,7 @@ STABLE_TORCH_LIBRARY(saccade, library) {
   library.def("lite_require_match(Tensor schedule, Tensor other) -> ()");
   library.def("lite_step_number(float[] timesteps) -> int");
   library.def("lite_must_reset(int[] last_grid, int last_step, int[] grid, int step) -> bool");
+  library.def("write_trace(Tensor path, Tensor recording, Tensor[] tensors) -> ()");
   library.def("info() -> str");
 }
 
@@ -134,11 +161,17 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CPU, library) {
   library.impl("sparse_linear_forward", SACCADE_OP(sparse_linear_forward));
   library.impl("sparse_linear_backward", SACCADE_OP(sparse_linear_backward));
   library.impl("lite_step", SACCADE_OP(lite_step));
+  library.impl("lite_finish_step", SACCADE_OP(lite_finish_step));
+  library.impl("lite_measure_errors", SACCADE_OP(lite_measure_errors));
+  library.impl("lite_errors", SACCADE_OP(lite_errors));
+  library.impl("lite_calibrate_step", SACCADE_OP(lite_calibrate_step));
+  library.impl("lite_observe_step", SACCADE_OP(lite_observe_step));
   library.impl("lite_schedule_json", SACCADE_OP(lite_schedule_json));
   library.impl("lite_plan_step", SACCADE_OP(lite_plan_step));
   library.impl("lite_schedule_table", SACCADE_OP(lite_schedule_table));
   library.impl("lite_dense_layers", SACCADE_OP(lite_dense_layers));
   library.impl("lite_require_match", SACCADE_OP(lite_require_match));
+  library.impl("write_trace", SACCADE_OP(write_trace));
 }
 
 // Operators without tensors have no device to be dispatched by.
@@ -147,6 +180,8 @@ STABLE_TORCH_LIBRARY_IMPL(saccade, CompositeExplicitAutograd, library) {
   library.impl("radial_tiles", SACCADE_OP(radial_tiles));
   library.impl("spatial_tiles", SACCADE_OP(spatial_tiles));
   library.impl("temporal_tiles", SACCADE_OP(temporal_tiles));
+  library.impl("lite_error_targets", SACCADE_OP(lite_error_targets));
+  library.impl("lite_choose_threshold", SACCADE_OP(lite_choose_threshold));
   library.impl("lite_check_rule", SACCADE_OP(lite_check_rule));
   library.impl("lite_step_number", SACCADE_OP(lite_step_number));
   library.impl("lite_must_reset", SACCADE_OP(lite_must_reset));

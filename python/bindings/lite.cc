@@ -6,7 +6,6 @@
 #include <saccade/error.h>
 #include <saccade/lite.h>
 
-#include <fmt/format.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <initializer_list>
@@ -14,17 +13,6 @@
 
 namespace saccade::python {
 namespace {
-
-// An enumerator from its number. Names would be strings, each of which torch's stable interface
-// leaks.
-template <typename Enum>
-Enum enum_of(std::int64_t number, Enum last, const char* name) {
-  if (number < 0 || number > static_cast<std::int64_t>(last)) {
-    throw InvalidArgument(fmt::format("{} has number {}, but must have one from 0 to {}", name,
-                                      number, static_cast<std::int64_t>(last)));
-  }
-  return static_cast<Enum>(number);
-}
 
 // Active tiles of each head, [batch, heads].
 Tensor count_active_by_head(const TileMaskView& mask) {
@@ -59,16 +47,13 @@ Tensor empty_floats(std::initializer_list<std::int64_t> shape) {
   return torch::stable::empty({shape.begin(), shape.size()}, torch::headeronly::ScalarType::Float);
 }
 
-lite::Rule rule_of(std::int64_t measure,
-                   std::int64_t reference,
-                   std::int64_t order,
-                   std::optional<double> mass_budget,
-                   std::int64_t reprobe_period) {
-  return {.measure = enum_of(measure, Measure::mean_mass, "measure"),
-          .reference = enum_of(reference, lite::Reference::lse, "reference"),
-          .order = enum_of(order, lite::Order::radial, "order"),
-          .mass_budget = mass_budget,
-          .reprobe_period = reprobe_period};
+Tensor empty_scores(const TileGrid& grid) {
+  return empty_floats({grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
+}
+
+Tensor no_words() {
+  const std::int64_t shape[] = {0};
+  return torch::stable::empty({shape, 1}, torch::headeronly::ScalarType::Long);
 }
 
 }  // namespace
@@ -78,7 +63,7 @@ void lite_check_rule(std::int64_t measure,
                      std::int64_t order,
                      std::optional<double> mass_budget,
                      std::int64_t reprobe_period) {
-  lite::validate(rule_of(measure, reference, order, mass_budget, reprobe_period));
+  lite::validate(rule_from(measure, reference, order, mass_budget, reprobe_period));
 }
 
 std::int64_t lite_step_number(const std::vector<double>& timesteps) {
@@ -88,7 +73,7 @@ std::int64_t lite_step_number(const std::vector<double>& timesteps) {
   return step;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
     const Tensor& q,
     const Tensor& k,
     const Tensor& v,
@@ -102,6 +87,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
     std::int64_t block_k,
     std::int64_t step,
     bool is_first,
+    bool is_partial,
     bool is_dense,
     const std::vector<double>& thresholds,
     std::int64_t measure,
@@ -130,9 +116,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
   const std::vector<TokenRange> must_skip_keys = ranges_from(skipped_keys, "skipped_keys");
   const lite::StepOptions options{
       .plan = {.is_dense = is_dense, .thresholds = thresholds},
-      .rule = rule_of(measure, reference, order, mass_budget, reprobe_period),
+      .rule = rule_from(measure, reference, order, mass_budget, reprobe_period),
       .step = step,
       .is_first = is_first,
+      .is_partial = is_partial,
       .scale = scale,
       .protected_queries = must_do_queries,
       .protected_keys = must_do_keys,
@@ -141,20 +128,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
 
   Tensor out = torch::stable::empty_like(q);
   Tensor lse = empty_lse(q);
-  const Tensor computed = torch::stable::empty_like(mask);
+  Tensor computed = torch::stable::empty_like(mask);
   lite::StepOutputs outputs{
       .out = view_of(out, "out"), .lse = view_of(lse, "lse"), .computed = mask_of(computed, grid)};
   // Scores are four bytes for each tile, marks one bit: scores only where something reads them.
   const bool is_probing = reprobe_period > 0;
   std::optional<Tensor> marks, scores, probed;
   if (is_probing || lite::needs_scores(options)) {
-    scores = empty_floats({grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
+    scores = empty_scores(grid);
     outputs.scores = view_of(*scores, "scores");
   } else {
     marks = torch::stable::empty_like(mask);
     outputs.marks = mask_of(*marks, grid);
   }
-  if (is_probing) {
+  if (is_probing && !is_partial) {
     probed = empty_floats({grid.batch, grid.heads, grid.q_tiles()});
     outputs.probed_mass = view_of(*probed, "probed_mass");
   }
@@ -162,8 +149,61 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
   Context context;
   context.executor = &executor;
   lite::step(context, inputs, options, state, outputs);
-  return {out, lse, count_active_by_head(outputs.computed),
-          probed ? mean_over_rows(*probed, grid) : empty_floats({0})};
+  Tensor active = count_active_by_head(outputs.computed);
+  Tensor probed_mass = probed ? mean_over_rows(*probed, grid) : empty_floats({0});
+  if (is_partial) return {out, lse, active, probed_mass, computed, *scores};
+  return {out, lse, active, probed_mass, no_words(), empty_floats({0})};
+}
+
+Tensor lite_finish_step(const Tensor& lse,
+                        const Tensor& mask,
+                        const Tensor& ref,
+                        const std::optional<Tensor>& spent,
+                        const Tensor& computed,
+                        const Tensor& scores,
+                        const std::optional<Tensor>& q_lens,
+                        const std::optional<Tensor>& k_lens,
+                        const std::vector<std::int64_t>& extents,
+                        bool is_first,
+                        bool is_probing,
+                        const std::vector<double>& thresholds,
+                        std::optional<double> mass_budget,
+                        const std::vector<std::int64_t>& protected_queries,
+                        const std::vector<std::int64_t>& protected_keys) {
+  const TileGrid grid = grid_from(extents);
+  AttentionInputs inputs;
+  inputs.q.dtype = view_of(lse, "lse").dtype;
+  inputs.q_lens = view_of(q_lens, "q_lens");
+  inputs.k_lens = view_of(k_lens, "k_lens");
+  const std::vector<TokenRange> must_do_queries =
+      ranges_from(protected_queries, "protected_queries");
+  const std::vector<TokenRange> must_do_keys = ranges_from(protected_keys, "protected_keys");
+  const lite::StepOptions options{
+      .plan = {.is_dense = false, .thresholds = thresholds},
+      .rule = {.reference = lite::Reference::lse, .mass_budget = mass_budget},
+      .is_first = is_first,
+      .is_partial = true,
+      .protected_queries = must_do_queries,
+      .protected_keys = must_do_keys};
+
+  const Tensor fall = empty_floats({grid.batch, grid.heads, grid.q_tiles()});
+  lite::StepOutputs outputs{.lse = view_of(lse, "lse"),
+                            .computed = mask_of(computed, grid),
+                            .scores = view_of(scores, "scores"),
+                            .fall = view_of(fall, "fall")};
+  std::optional<Tensor> probed;
+  if (is_probing) {
+    probed = empty_floats({grid.batch, grid.heads, grid.q_tiles()});
+    outputs.probed_mass = view_of(*probed, "probed_mass");
+  }
+  TorchExecutor executor;
+  Context context;
+  context.executor = &executor;
+  lite::finish_step(
+      context, inputs, options, view_of(lse, "lse"),
+      {.mask = mask_of(mask, grid), .ref = view_of(ref, "ref"), .spent = view_of(spent, "spent")},
+      outputs);
+  return probed ? mean_over_rows(*probed, grid) : empty_floats({0});
 }
 
 bool lite_must_reset(const std::vector<std::int64_t>& last_grid,

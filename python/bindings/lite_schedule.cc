@@ -1,26 +1,17 @@
 #include "ops.h"
+#include "tensor_views.h"
 
 #include <saccade/error.h>
 #include <saccade/lite_schedule.h>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <cmath>
 #include <string_view>
 
 namespace saccade::python {
 namespace {
-
-// Texts come as tensors of bytes: torch 2.13 leaks every text that it hands to an operator.
-std::string_view text_of(const Tensor& bytes, const char* name) {
-  if (bytes.scalar_type() != torch::headeronly::ScalarType::Byte || !bytes.is_contiguous()) {
-    throw InvalidArgument(fmt::format("{} must be the bytes of a text: contiguous uint8", name));
-  }
-  return {static_cast<const char*>(bytes.const_data_ptr()),
-          static_cast<std::size_t>(bytes.numel())};
-}
 
 lite::Schedule schedule_of(const Tensor& bytes) {
   return lite::schedule_from_json(text_of(bytes, "schedule"));

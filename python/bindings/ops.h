@@ -101,9 +101,10 @@ bool lite_must_reset(const std::vector<std::int64_t>& last_grid,
 
 // One step of LiteAttention. `mask` holds the words of a TileMask; it, `ref` (given with the lse
 // reference) and `spent` (given with a mass budget) are updated. Ranges are begin, end, begin, end,
-// ... Returns out, lse, the tiles computed for each head, and the bounds on the mass of the tiles
-// that were probed, a mean over the rows of tiles of each head (empty without a re-probe period).
-std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
+// ... Returns out, lse, the tiles computed for each head, the bounds on the mass of the tiles that
+// were probed, a mean over the rows of tiles of each head (empty without a re-probe period), and,
+// of a partial step, which updates nothing, the words of the tiles computed and their scores.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
     const Tensor& q,
     const Tensor& k,
     const Tensor& v,
@@ -117,6 +118,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
     std::int64_t block_k,
     std::int64_t step,
     bool is_first,
+    bool is_partial,
     bool is_dense,
     const std::vector<double>& thresholds,
     std::int64_t measure,
@@ -128,6 +130,85 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lite_step(
     const std::vector<std::int64_t>& protected_keys,
     const std::vector<std::int64_t>& skipped_queries,
     const std::vector<std::int64_t>& skipped_keys);
+
+// The rest of a partial step, once `lse`, that of all shards, is known. `grid` is batch, heads,
+// q_len, k_len, block_q, block_k of this shard. Returns the probed mass, as lite_step does.
+Tensor lite_finish_step(const Tensor& lse,
+                        const Tensor& mask,
+                        const Tensor& ref,
+                        const std::optional<Tensor>& spent,
+                        const Tensor& computed,
+                        const Tensor& scores,
+                        const std::optional<Tensor>& q_lens,
+                        const std::optional<Tensor>& k_lens,
+                        const std::vector<std::int64_t>& grid,
+                        bool is_first,
+                        bool is_probing,
+                        const std::vector<double>& thresholds,
+                        std::optional<double> mass_budget,
+                        const std::vector<std::int64_t>& protected_queries,
+                        const std::vector<std::int64_t>& protected_keys);
+
+// The relative L1 error that each step may have.
+std::vector<double> lite_error_targets(double level, double slope, std::int64_t steps);
+
+// Sums of the errors of each head: f64 [heads, 6], an ErrorSums in each row. Rows may be added up.
+Tensor lite_measure_errors(const Tensor& out, const Tensor& dense);
+
+// Relative L1, relative RMSE and cosine of such rows: f64 [any, 3].
+Tensor lite_errors(const Tensor& sums);
+
+// One step of calibration. The state, updated, is `mask`, the words of a TileMask, `scores`,
+// `shares` and, with the lse reference, `ref`. Returns dense attention, the thresholds of the step
+// before, one for each head, the sums of their errors at this step, and the tiles that it computes
+// and that the search computed.
+std::tuple<Tensor, std::vector<double>, Tensor, std::int64_t, std::int64_t> lite_calibrate_step(
+    const Tensor& q,
+    const Tensor& k,
+    const Tensor& v,
+    const Tensor& mask,
+    const Tensor& scores,
+    const Tensor& shares,
+    const std::optional<Tensor>& ref,
+    std::int64_t block_q,
+    std::int64_t block_k,
+    std::int64_t step,
+    bool is_dense,
+    std::int64_t reference,
+    std::int64_t order,
+    double target,
+    bool by_head,
+    double most_work,
+    const std::vector<std::int64_t>& protected_queries,
+    const std::vector<std::int64_t>& protected_keys,
+    const std::vector<std::int64_t>& skipped_queries,
+    const std::vector<std::int64_t>& skipped_keys);
+
+// One step of the dense trajectory, with the same state. Returns dense attention, and how many
+// tiles this step would skip for each of lite::predicted_thresholds().
+std::tuple<Tensor, std::vector<std::int64_t>> lite_observe_step(
+    const Tensor& q,
+    const Tensor& k,
+    const Tensor& v,
+    const Tensor& mask,
+    const Tensor& scores,
+    const Tensor& shares,
+    const std::optional<Tensor>& ref,
+    std::int64_t block_q,
+    std::int64_t block_k,
+    std::int64_t step,
+    bool is_dense,
+    std::int64_t reference,
+    std::int64_t order,
+    const std::vector<std::int64_t>& protected_queries,
+    const std::vector<std::int64_t>& protected_keys,
+    const std::vector<std::int64_t>& skipped_queries,
+    const std::vector<std::int64_t>& skipped_keys);
+
+// A threshold, and the share that it is predicted to skip.
+std::tuple<double, double> lite_choose_threshold(const std::vector<std::int64_t>& skipped,
+                                                 std::int64_t tiles,
+                                                 double sparsity);
 
 // Means of the tiles of x: f32 [batch, heads, tiles, head_dim], f64 for f64 x.
 Tensor pool_tiles(const Tensor& x, const std::optional<Tensor>& lens, std::int64_t block);
@@ -275,6 +356,11 @@ LinearGradientTensors sparse_linear_backward(const Tensor& q,
                                              double epsilon,
                                              std::int64_t block_q,
                                              std::int64_t block_k);
+
+// Writes a trace, whole or not at all. `recording` is JSON: the fields of TraceInfo but for
+// `scale`, with `video` [frames, height, width] or null, and `calls`, as in the file; `tensors` are
+// q, k and v of each call, [batch, heads, length, head_dim].
+void write_trace(const Tensor& path, const Tensor& recording, const std::vector<Tensor>& tensors);
 
 // JSON: version, commit, backends, cpu_targets.
 std::string info();

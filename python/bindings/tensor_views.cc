@@ -68,6 +68,14 @@ TensorView view_of(const std::optional<Tensor>& tensor, std::string_view name) {
   return tensor ? view_of(*tensor, name) : TensorView{};
 }
 
+std::string_view text_of(const Tensor& bytes, const char* name) {
+  if (bytes.scalar_type() != ScalarType::Byte || !bytes.is_contiguous()) {
+    throw InvalidArgument(fmt::format("{} must be the bytes of a text: contiguous uint8", name));
+  }
+  return {static_cast<const char*>(bytes.const_data_ptr()),
+          static_cast<std::size_t>(bytes.numel())};
+}
+
 TileGrid grid_of(const TensorView& q,
                  const TensorView& k,
                  std::int64_t block_q,

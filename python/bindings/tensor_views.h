@@ -17,6 +17,10 @@ namespace saccade::python {
 TensorView view_of(const torch::stable::Tensor& tensor, std::string_view name);
 TensorView view_of(const std::optional<torch::stable::Tensor>& tensor, std::string_view name);
 
+// A text, which must outlive the view: the bytes of a uint8 tensor. torch 2.13 leaks every text
+// that it hands to an operator. Throws InvalidArgument.
+std::string_view text_of(const torch::stable::Tensor& bytes, const char* name);
+
 // The grid of an attention problem: q and k are [batch, heads, length, head_dim]. Throws
 // InvalidArgument.
 TileGrid grid_of(const TensorView& q,

@@ -7,28 +7,34 @@ saccade.enable(pipeline, threshold=-6.0)           # LiteAttention inside a diff
 
 from . import baselines
 from .adapters import disable, enable, load_state, save_state, summary
+from .adapters.calibrate import calibrate
+from .adapters.recording import Recorder, record
 from .adapters.summary import Summary
-from .errors import Error, InvalidArgument, Unsupported
+from .errors import Error, FileError, InvalidArgument, Unsupported
 from .functional import attention, info, merge_partials
 from .lite import LiteAttention
-from .lite_schedule import Fingerprint, LayerThresholds, LiteSchedule
+from .lite_schedule import CalibrationRecord, Fingerprint, LayerThresholds, LiteSchedule
 from .sla import linear_attention, pool_tiles, select_tiles, sparse_linear_attention
 from .space_time import choose_box, inverse_order, token_order
 from .tile_mask import TileGrid, TileMask
 
 __all__ = [
+    "CalibrationRecord",
     "Error",
+    "FileError",
     "Fingerprint",
     "InvalidArgument",
     "LayerThresholds",
     "LiteAttention",
     "LiteSchedule",
+    "Recorder",
     "Summary",
     "TileGrid",
     "TileMask",
     "Unsupported",
     "attention",
     "baselines",
+    "calibrate",
     "choose_box",
     "disable",
     "enable",
@@ -38,6 +44,7 @@ __all__ = [
     "load_state",
     "merge_partials",
     "pool_tiles",
+    "record",
     "save_state",
     "select_tiles",
     "sparse_linear_attention",

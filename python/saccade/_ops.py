@@ -34,6 +34,13 @@ linear_backward = torch.ops.saccade.linear_backward.default
 sparse_linear_forward = torch.ops.saccade.sparse_linear_forward.default
 sparse_linear_backward = torch.ops.saccade.sparse_linear_backward.default
 lite_step = torch.ops.saccade.lite_step.default
+lite_finish_step = torch.ops.saccade.lite_finish_step.default
+lite_error_targets = torch.ops.saccade.lite_error_targets.default
+lite_measure_errors = torch.ops.saccade.lite_measure_errors.default
+lite_errors = torch.ops.saccade.lite_errors.default
+lite_calibrate_step = torch.ops.saccade.lite_calibrate_step.default
+lite_observe_step = torch.ops.saccade.lite_observe_step.default
+lite_choose_threshold = torch.ops.saccade.lite_choose_threshold.default
 lite_check_rule = torch.ops.saccade.lite_check_rule.default
 lite_schedule_json = torch.ops.saccade.lite_schedule_json.default
 lite_plan_step = torch.ops.saccade.lite_plan_step.default
@@ -42,6 +49,7 @@ lite_dense_layers = torch.ops.saccade.lite_dense_layers.default
 lite_require_match = torch.ops.saccade.lite_require_match.default
 lite_step_number = torch.ops.saccade.lite_step_number.default
 lite_must_reset = torch.ops.saccade.lite_must_reset.default
+write_trace = torch.ops.saccade.write_trace.default
 info = torch.ops.saccade.info.default
 
 
@@ -196,13 +204,44 @@ def _(
 
 @torch.library.register_fake("saccade::lite_step")
 def _(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *other_inputs: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    ref: Tensor | None,
+    spent: Tensor | None,
+    q_lens: Tensor | None,
+    k_lens: Tensor | None,
+    scale: float | None,
+    block_q: int,
+    block_k: int,
+    step: int,
+    is_first: bool,
+    is_partial: bool,
+    is_dense: bool,
+    thresholds: list[float],
+    reference: int,
+    order: int,
+    mass_budget: float | None,
+    reprobe_period: int,
+    *_ranges: list[int],
+) -> tuple[Tensor, ...]:
     lse = q.new_empty(q.shape[:3], dtype=_statistics_dtype(q))
     active = q.new_empty(q.shape[:2], dtype=torch.int64)
-    reprobe_period = other_inputs[-5]
-    probed_mass = q.new_empty(q.shape[:2] if reprobe_period > 0 else (0,), dtype=torch.float32)
-    return torch.empty_like(q), lse, active, probed_mass
+    is_probing = reprobe_period > 0 and not is_partial
+    probed_mass = q.new_empty(q.shape[:2] if is_probing else (0,), dtype=torch.float32)
+    tiles = (*mask.shape[:3], -(-k.shape[2] // block_k))
+    return (
+        *(torch.empty_like(q), lse, active, probed_mass),
+        torch.empty_like(mask) if is_partial else mask.new_empty(0),
+        q.new_empty(tiles if is_partial else (0,), dtype=torch.float32),
+    )
+
+
+@torch.library.register_fake("saccade::lite_finish_step")
+def _(lse: Tensor, *other_inputs: Any) -> Tensor:
+    is_probing = other_inputs[9]
+    return lse.new_empty(lse.shape[:2] if is_probing else (0,), dtype=torch.float32)
 
 
 def _dense_gradient(dout: Tensor | None, out: Tensor) -> Tensor:

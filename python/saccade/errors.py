@@ -24,6 +24,13 @@ class Unsupported(Error, NotImplementedError):
     """The call is meaningful, but no backend of this build implements it."""
 
 
+class FileError(Error, OSError):
+    """A file cannot be read or written, or it does not hold what it should.
+
+    A file that is whole but of something else, such as another model, is an InvalidArgument.
+    """
+
+
 def call(op: Callable[..., Any], *args: Any) -> Any:
     """``op(*args)``, raising the classes above.
 
@@ -37,7 +44,7 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
         return op(*args)
     except RuntimeError as error:
         prefix, _, message = str(error).partition(": ")
-        for kind in (InvalidArgument, Unsupported):
+        for kind in (InvalidArgument, Unsupported, FileError):
             if prefix == f"saccade.{kind.__name__}":
                 raise kind(message) from None
         raise

@@ -6,19 +6,32 @@ import os
 import tempfile
 from pathlib import Path
 
+from .errors import FileError
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """All of a file. Raises FileError."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes ``path`` under a temporary name, then renames it; text is UTF-8."""
+    """Writes ``path`` under a temporary name, then renames it; text is UTF-8. Raises FileError."""
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from . import _ops
+from .branch_state import BranchState, SharedMask, bytes_of
 from .errors import InvalidArgument, Unsupported, call
 from .functional import Layout, attention, bounds_of, has_length_first, heads_first, require_cpu
-from .lite_schedule import DEFAULT_THRESHOLD, LiteSchedule
+from .lite_schedule import DEFAULT_THRESHOLD, Fingerprint, LiteSchedule, StepPlan
 from .tile_mask import TileGrid, TileMask
 
 # In the order of their numbers.
@@ -49,30 +50,18 @@ class StepStatistics:
         return 1.0 - float(self.active.sum()) / (self.active.numel() * self.tiles)
 
 
-@dataclass
-class BranchState:
-    """What LiteAttention keeps of one guidance branch between steps.
+@dataclass(frozen=True)
+class _StepTaken:
+    """A step whose attention is computed, and what its record and its end need."""
 
-    ``mask``: tiles that the next step computes. ``step``: the last one. ``ref``: [batch, heads,
-    q_len], its lse, with the lse reference. ``spent``: float32 [batch, heads, q_tiles], bounds on
-    the mass dropped so far, with a budget. ``is_new``: no step was taken yet.
-    """
-
-    mask: TileMask
-    step: int
-    ref: Tensor | None
-    spent: Tensor | None
-    is_new: bool = True
-
-    @property
-    def bytes(self) -> int:
-        tensors = [t for t in (self.mask.words, self.ref, self.spent) if t is not None]
-        return sum(tensor.nbytes for tensor in tensors)
-
-    def to(self, device: torch.device) -> BranchState:
-        """The same state in the memory of ``device``."""
-        ref, spent = (None if t is None else t.to(device) for t in (self.ref, self.spent))
-        return BranchState(self.mask.to(device), self.step, ref, spent, self.is_new)
+    state: BranchState
+    branch: str
+    plan: StepPlan
+    active: Tensor
+    kept_mass: Tensor | None
+    computed: Tensor
+    scores: Tensor
+    lengths: tuple[Tensor | None, Tensor | None]
 
 
 class LiteAttention:
@@ -87,8 +76,9 @@ class LiteAttention:
     and when batch, heads or lengths change; it follows its tensors to another device.
 
     Args:
-        schedule: thresholds, and what is dense. Without it, ``threshold`` (default -8) at every
-            step after the first.
+        schedule: thresholds, and what is dense; refused with the difference where it has a
+            fingerprint of something else. Without it, ``threshold`` (default -8) at every step
+            after the first.
         threshold: see LiteSchedule; give either this or ``schedule``.
         layer: path of the layer, for the patterns of the schedule.
         block_q, block_k: tile size, each 64 or 128.
@@ -107,6 +97,10 @@ class LiteAttention:
             all steps; tiles that it cannot pay for stay, whatever they score. None is no limit.
         reprobe_period: R > 0 computes one in R of the dropped tiles at every step; those that have
             become important are back. 0: what is dropped stays dropped.
+        shares_masks: one mask for all guidance branches in place of one for each. All branches of a
+            step compute the same tiles, and a tile is dropped once each branch of a step found it
+            negligible. One bit for each tile between two steps, two within a step; the branches
+            must have one shape.
         measures_mass: every call also computes dense attention, for ``kept_mass`` in its
             statistics. A study's tool: it takes longer than dense attention alone.
         protected_queries, protected_keys: half-open (begin, end) ranges of tokens that are never
@@ -117,7 +111,8 @@ class LiteAttention:
         layout: "bhsd" or "bshd", as for saccade.attention.
 
     ``statistics`` holds one entry for each call of the current generation, ``states`` the state of
-    each branch (see saccade.save_state). Inference only: calls under autograd raise Unsupported.
+    each branch, ``shared`` the mask that they share, if they do (see saccade.save_state). Inference
+    only: calls under autograd raise Unsupported.
     """
 
     def __init__(
@@ -133,6 +128,7 @@ class LiteAttention:
         order: Literal["linear", "reversed", "alternating", "radial"] = "linear",
         mass_budget: float | None = None,
         reprobe_period: int = 0,
+        shares_masks: bool = False,
         measures_mass: bool = False,
         protected_queries: Sequence[tuple[int, int]] = (),
         protected_keys: Sequence[tuple[int, int]] = (),
@@ -143,7 +139,7 @@ class LiteAttention:
     ) -> None:
         if schedule is not None and threshold is not None:
             raise InvalidArgument("give either schedule or threshold, not both")
-        rule = _numbers_of(measure, reference, order)
+        rule = numbers_of(measure, reference, order)
         call(_ops.lite_check_rule, *rule, mass_budget, reprobe_period)
         has_length_first(layout)
         TileGrid(1, 1, 1, 1, block_q, block_k)  # refuses other block sizes
@@ -157,6 +153,7 @@ class LiteAttention:
         self.order = order
         self.mass_budget = mass_budget
         self.reprobe_period = reprobe_period
+        self.shares_masks = shares_masks
         self.measures_mass = measures_mass
         self.protected_queries = (*protected_queries, *schedule.must_do_queries)
         self.protected_keys = (*protected_keys, *schedule.must_do_keys)
@@ -166,6 +163,10 @@ class LiteAttention:
         self.layout: Layout = layout
         self.statistics: list[StepStatistics] = []
         self.states: dict[str, BranchState] = {}
+        self.shared: SharedMask | None = None
+        self._unfinished: dict[str, _StepTaken] = {}
+        self._matching: set[Fingerprint] = set()  # what was found to match the schedule's
+        self._require_fingerprint(Fingerprint(**self.facts))
 
     def __call__(
         self,
@@ -184,45 +185,70 @@ class LiteAttention:
 
         ``sigma``: the noise level, in [0, 1], for schedules with dense ranges of sigma.
         """
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
-            raise Unsupported(
-                "LiteAttention has no gradients; call it under torch.no_grad(), or use "
-                "saccade.attention with a mask"
-            )
-        step = int(step)
-        q, k, v = heads_first(q, k, v, self.layout)
-        require_cpu(q=q, k=k, v=v, q_lens=q_lens, k_lens=k_lens)
-        is_dense, thresholds = self.schedule.plan(
-            step,
-            sigma=sigma,
-            layer=self.layer,
-            heads=q.shape[1],
-            length=max(q.shape[2], k.shape[2]),
+        out, lse, taken, probed_mass = self._take_step(
+            *(q, k, v, int(step), branch, sigma, q_lens, k_lens), is_partial=False
         )
-        state = self._state(q, k, step, branch)
-        out, lse, active, probed_mass = call(
-            _ops.lite_step,
-            *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
-            *(self.block_q, self.block_k, step, state.is_new, is_dense, thresholds),
-            *_numbers_of(self.measure, self.reference, self.order),
-            *(self.mass_budget, self.reprobe_period),
-            *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
-            *(bounds_of(self.skipped_queries), bounds_of(self.skipped_keys)),
-        )
-        state.step, state.is_new = step, False
-        tiles = math.prod(state.mask.grid.shape[2:])
-        # A dense step computes all dropped tiles, any other one in reprobe_period.
-        dropped = probed_mass * (1 if is_dense else self.reprobe_period)
-        self.statistics.append(
-            StepStatistics(
-                *(branch, step, is_dense, max(thresholds), active, tiles),
-                dropped if self.reprobe_period else None,
-                self._kept_mass(q, k, lse, q_lens, k_lens) if self.measures_mass else None,
-            )
-        )
-        if has_length_first(self.layout):
-            out = out.transpose(1, 2)
+        self._end_step(taken, probed_mass)
         return (out, lse) if return_lse else out
+
+    def partial_step(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        step: int | Tensor,
+        branch: str = "cond",
+        sigma: float | None = None,
+        q_lens: Tensor | None = None,
+        k_lens: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attention over a shard of the keys: out and lse, for saccade.merge_partials.
+
+        Which tiles are dropped is decided by ``finish_step``, which is told the lse of all shards:
+        tiles are judged by their share of the whole softmax. So it needs ``reference="lse"``. Each
+        shard has a LiteAttention of its own, whose ranges of keys count from the start of the
+        shard. The first step of a generation knows no lse before it, and judges tiles within the
+        shard: it drops what one call would, or less.
+        """
+        out, lse, taken, _ = self._take_step(
+            *(q, k, v, int(step), branch, sigma, q_lens, k_lens), is_partial=True
+        )
+        self._unfinished[branch] = taken
+        return out, lse
+
+    def finish_step(self, lse: Tensor, *, branch: str = "cond") -> None:
+        """Ends the partial step of ``branch``.
+
+        ``lse``: that of all shards, [batch, heads, q_len], as saccade.merge_partials returns it.
+        Raises InvalidArgument if no partial step of the branch is under way.
+        """
+        if branch not in self._unfinished:
+            raise InvalidArgument(
+                f"branch {branch!r} has no step to finish; partial_step begins one"
+            )
+        taken = self._unfinished[branch]
+        state = taken.state
+        require_cpu(lse=lse)
+        probed_mass = call(
+            _ops.lite_finish_step,
+            *(lse, state.mask.words, state.ref, state.spent, taken.computed, taken.scores),
+            *(*taken.lengths, list(astuple(state.mask.grid)), state.is_new),
+            *(self.reprobe_period > 0, taken.plan.thresholds, self.mass_budget),
+            *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
+        )
+        del self._unfinished[branch]
+        self._end_step(taken, probed_mass)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields of a schedule's fingerprint that the options decide."""
+        is_usual = self.measure == "largest_weight"
+        parts = ["threshold" if is_usual else f"threshold of the {self.measure}"]
+        parts += ["mass budget"] if self.mass_budget is not None else []
+        parts += ["re-probing"] if self.reprobe_period > 0 else []
+        names = ("reference", "order", "block_q", "block_k")
+        return {"rule": ", ".join(parts)} | {name: getattr(self, name) for name in names}
 
     def mask(self, branch: str = "cond") -> TileMask:
         """The tiles that the next sparse step of ``branch`` computes. Not a copy."""
@@ -234,15 +260,93 @@ class LiteAttention:
     @property
     def state_bytes(self) -> int:
         """Memory of the states of all branches."""
-        return sum(state.bytes for state in self.states.values())
+        tensors = [tensor for state in self.states.values() for tensor in state.tensors]
+        return bytes_of(tensors + ([] if self.shared is None else self.shared.tensors))
+
+    @property
+    def is_in_step(self) -> bool:
+        """Whether a partial step waits for finish_step."""
+        return bool(self._unfinished)
 
     def reset(self) -> None:
         """Forgets all branches and statistics; the next call of each starts with a full mask."""
         self.states.clear()
         self.statistics.clear()
+        self.shared = None
+        self._unfinished.clear()
+
+    def _take_step(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        step: int,
+        branch: str,
+        sigma: float | None,
+        q_lens: Tensor | None,
+        k_lens: Tensor | None,
+        *,
+        is_partial: bool,
+    ) -> tuple[Tensor, Tensor, _StepTaken, Tensor]:
+        """out, lse, the step and its probed mass. A partial step has not changed its state."""
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
+            raise Unsupported(
+                "LiteAttention has no gradients; call it under torch.no_grad(), or use "
+                "saccade.attention with a mask"
+            )
+        q, k, v = heads_first(q, k, v, self.layout)
+        require_cpu(q=q, k=k, v=v, q_lens=q_lens, k_lens=k_lens)
+        length = max(q.shape[2], k.shape[2])
+        plan = self.schedule.plan(
+            step, sigma=sigma, layer=self.layer, heads=q.shape[1], length=length
+        )
+        self._require_fingerprint(Fingerprint(heads=q.shape[1], head_dim=q.shape[3], length=length))
+        state = self._state(q, k, step, branch)
+        out, lse, active, probed_mass, computed, scores = call(
+            _ops.lite_step,
+            *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
+            *(self.block_q, self.block_k, step, state.is_new, is_partial, *plan),
+            *numbers_of(self.measure, self.reference, self.order),
+            *(self.mass_budget, self.reprobe_period),
+            *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
+            *(bounds_of(self.skipped_queries), bounds_of(self.skipped_keys)),
+        )
+        state.step = step
+        kept_mass = None
+        if self.measures_mass and not is_partial:
+            kept_mass = self._kept_mass(q, k, lse, q_lens, k_lens)
+        if has_length_first(self.layout):
+            out = out.transpose(1, 2)
+        lengths = q_lens, k_lens
+        taken = _StepTaken(state, branch, plan, active, kept_mass, computed, scores, lengths)
+        return out, lse, taken, probed_mass
+
+    def _end_step(self, taken: _StepTaken, probed_mass: Tensor) -> None:
+        """Once the state is that of the next step: shares it, and records the step."""
+        state, plan = taken.state, taken.plan
+        state.is_new = False
+        if self.shared is not None:
+            state.mask = self.shared.end(taken.branch, state.mask)
+        # A dense step computes all dropped tiles, any other one in reprobe_period.
+        dropped = probed_mass * (1 if plan.is_dense else self.reprobe_period)
+        self.statistics.append(
+            StepStatistics(
+                *(taken.branch, state.step, plan.is_dense, max(plan.thresholds), taken.active),
+                math.prod(state.mask.grid.shape[2:]),
+                dropped if self.reprobe_period else None,
+                taken.kept_mass,
+            )
+        )
+
+    def _require_fingerprint(self, here: Fingerprint) -> None:
+        expected = self.schedule.fingerprint
+        if expected is not None and here not in self._matching:
+            expected.require_match(here)
+            self._matching.add(here)
 
     def _state(self, q: Tensor, k: Tensor, step: int, branch: str) -> BranchState:
         grid = TileGrid(*q.shape[:3], k.shape[2], self.block_q, self.block_k)
+        shared = self._shared_mask(grid, q.device, step, branch) if self.shares_masks else None
         state = self.states.get(branch)
         last_grid = [] if state is None else list(astuple(state.mask.grid))
         last_step = 0 if state is None else state.step
@@ -252,7 +356,33 @@ class LiteAttention:
             state = self.states[branch] = self._new_state(grid, q, step)
             self.statistics = [entry for entry in self.statistics if entry.branch != branch]
         assert state is not None
+        if shared is not None:
+            state.mask = shared.begin(step)
         return state
+
+    def _shared_mask(
+        self, grid: TileGrid, device: torch.device, step: int, branch: str
+    ) -> SharedMask:
+        """The mask of all branches, full where a generation begins."""
+        shared = self.shared
+        joins = shared is not None and shared.is_joined_by(branch, step)
+        if shared is not None and joins and shared.now.grid != grid:
+            raise InvalidArgument(
+                f"shares_masks needs branches of one shape, but step {step} has ({grid}) and "
+                f"({shared.now.grid}); make it False"
+            )
+        last_grid = [] if shared is None else list(astuple(shared.now.grid))
+        last_step = 0 if shared is None else shared.step
+        if shared is None or (
+            not joins
+            and call(_ops.lite_must_reset, last_grid, last_step, list(astuple(grid)), step)
+        ):
+            self.states.clear()
+            self.statistics.clear()
+            shared = self.shared = SharedMask.full(grid, step, device)
+        if shared.now.words.device != device:
+            shared.to(device)
+        return shared
 
     def _kept_mass(
         self, q: Tensor, k: Tensor, lse: Tensor, q_lens: Tensor | None, k_lens: Tensor | None
@@ -274,7 +404,7 @@ class LiteAttention:
         return BranchState(mask, step, ref, spent)
 
 
-def _numbers_of(measure: str, reference: str, order: str) -> tuple[int, int, int]:
+def numbers_of(measure: str, reference: str, order: str) -> tuple[int, int, int]:
     """Of a rule's names, for the operators."""
     return (
         _number_of("measure", measure, MEASURES),

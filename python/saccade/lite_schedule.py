@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from .errors import InvalidArgument, call
-from .files import write_atomically
+from .errors import FileError, InvalidArgument, call
+from .files import read_bytes, write_atomically
 
 DEFAULT_THRESHOLD = -8.0
 _VERSION = 1
@@ -38,16 +38,21 @@ class StepPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerThresholds:
-    """Thresholds of the layers that a pattern matches; exactly one of the last three is given."""
+    """Thresholds of the layers that a pattern matches; exactly one of the last four is given.
+
+    ``step_head_thresholds``: entry [i][h] is that of step i and query head h.
+    """
 
     layers: str
     threshold: float | None = None
     thresholds: tuple[float, ...] = ()
     head_thresholds: tuple[float, ...] = ()
+    step_head_thresholds: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         _convert(self, _optional_float, "threshold")
         _convert(self, _floats, "thresholds", "head_thresholds")
+        _convert(self, lambda steps: tuple(map(_floats, steps)), "step_head_thresholds")
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Fingerprint:
     steps: int = 0
     rule: str = ""
     reference: str = ""
+    order: str = ""
     block_q: int = 0
     block_k: int = 0
     token_order: str = ""
@@ -69,8 +75,76 @@ class Fingerprint:
 
     def require_match(self, other: Fingerprint) -> None:
         """Raises InvalidArgument with every field that both know and that differs."""
-        one, two = (_bytes_of(LiteSchedule(fingerprint=x).to_json()) for x in (self, other))
+        one, two = (bytes_of(LiteSchedule(fingerprint=x).to_json()) for x in (self, other))
         call(_ops.lite_require_match, one, two)
+
+
+@dataclass(frozen=True)
+class StepErrors:
+    """How far outputs lay from those of dense attention; entry i of each is of step i.
+
+    ``relative_l1``: |out - dense|_1 / |dense|_1. ``rmse``: root mean square of the difference over
+    that of dense. ``cosine``: similarity of the two.
+    """
+
+    relative_l1: tuple[float, ...] = ()
+    rmse: tuple[float, ...] = ()
+    cosine: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        _convert(self, _floats, "relative_l1", "rmse", "cosine")
+
+
+@dataclass(frozen=True)
+class LayerErrors:
+    """The errors of one layer on the inputs of the dense trajectory."""
+
+    layer: str = ""
+    errors: StepErrors = field(default_factory=StepErrors)
+
+    def __post_init__(self) -> None:
+        _convert(self, _of(StepErrors), "errors")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A generation with a schedule, of a seed that it was not made from, beside the dense one.
+
+    ``sparsity``: skipped share of all tiles. ``errors``: of what the model returned at each step,
+    accumulated along its own trajectory.
+    """
+
+    seed: int = 0
+    sparsity: float = 0.0
+    errors: StepErrors = field(default_factory=StepErrors)
+
+    def __post_init__(self) -> None:
+        _convert(self, _of(StepErrors), "errors")
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """How saccade.calibrate found a schedule.
+
+    ``target``: "error", "sparsity" or "time". ``targets``: of each step for an error, else the
+    share of tiles to skip. ``seed``: of the dense generation. ``sparsity``: of that generation, as
+    found (error) or predicted. ``work``: tiles computed by all attention calls, as a multiple of
+    those of the dense generation. ``layers``: on the dense trajectory. ``verification``: on
+    held-out seeds.
+    """
+
+    target: str = ""
+    targets: tuple[float, ...] = ()
+    seed: int = 0
+    sparsity: float = 0.0
+    work: float = 0.0
+    layers: tuple[LayerErrors, ...] = ()
+    verification: tuple[Verification, ...] = ()
+
+    def __post_init__(self) -> None:
+        _convert(self, _floats, "targets")
+        _convert(self, _tuple_of(LayerErrors), "layers")
+        _convert(self, _tuple_of(Verification), "verification")
 
 
 @dataclass(frozen=True)
@@ -112,7 +186,7 @@ class LiteSchedule:
     ``must_do_queries``, ``must_do_keys``, ``must_skip_queries``, ``must_skip_keys``: half-open
     (begin, end) ranges of tokens that are always, or never, computed; ascending and disjoint. The
     tiles that touch a must-do range are kept, those within a must-skip range left out.
-    ``fingerprint``: what the schedule was made for.
+    ``fingerprint``: what the schedule was made for; ``calibration``: how.
 
     Raises InvalidArgument if these contradict each other, TypeError for what is no number.
     """
@@ -134,6 +208,7 @@ class LiteSchedule:
     must_skip_queries: TokenRanges = ()
     must_skip_keys: TokenRanges = ()
     fingerprint: Fingerprint | None = None
+    calibration: CalibrationRecord | None = None
 
     def __post_init__(self) -> None:
         _convert(self, float, "threshold")
@@ -144,10 +219,11 @@ class LiteSchedule:
         _convert(self, _texts, "dense_layers")
         _convert(self, _ranges, "must_do_queries", "must_do_keys")
         _convert(self, _ranges, "must_skip_queries", "must_skip_keys")
-        _convert(self, _layer_thresholds, "layer_thresholds")
-        _convert(self, _fingerprint, "fingerprint")
+        _convert(self, _tuple_of(LayerThresholds), "layer_thresholds")
+        _convert(self, _of(Fingerprint), "fingerprint")
+        _convert(self, _of(CalibrationRecord), "calibration")
         text = json.dumps({"version": _VERSION} | _described(self))
-        object.__setattr__(self, "_json", call(_ops.lite_schedule_json, _bytes_of(text)))
+        object.__setattr__(self, "_json", call(_ops.lite_schedule_json, bytes_of(text)))
 
     def plan(
         self,
@@ -177,11 +253,11 @@ class LiteSchedule:
     ) -> ScheduleTable:
         """The plans of a generation, for ``print``; its steps are those of ``sigmas``, or
         ``num_steps``, or those that the schedule covers."""
-        names = _bytes_of(json.dumps(list(layers)))
+        names = bytes_of(json.dumps(list(layers)))
         found = json.loads(
             call(
                 _ops.lite_schedule_table,
-                *(_bytes_of(self._json), names, list(map(float, sigmas)), num_steps, heads, length),
+                *(bytes_of(self._json), names, list(map(float, sigmas)), num_steps, heads, length),
             )
         )
         plans = tuple(
@@ -195,8 +271,8 @@ class LiteSchedule:
 
         Raises InvalidArgument for a pattern of the schedule that matches none of the paths.
         """
-        names = _bytes_of(json.dumps(list(layers)))
-        return json.loads(call(_ops.lite_dense_layers, _bytes_of(self._json), names))
+        names = bytes_of(json.dumps(list(layers)))
+        return json.loads(call(_ops.lite_dense_layers, bytes_of(self._json), names))
 
     def to_json(self) -> str:
         """The schedule as JSON; ``from_json`` gives it back, bit by bit."""
@@ -205,7 +281,7 @@ class LiteSchedule:
     @classmethod
     def from_json(cls, text: str | bytes) -> LiteSchedule:
         """Reads what ``to_json`` wrote. Raises InvalidArgument for anything that is no schedule."""
-        fields = json.loads(call(_ops.lite_schedule_json, _bytes_of(text)))
+        fields = json.loads(call(_ops.lite_schedule_json, bytes_of(text)))
         del fields["version"]
         return cls(**fields)
 
@@ -215,11 +291,11 @@ class LiteSchedule:
 
     @classmethod
     def load(cls, path: str | Path) -> LiteSchedule:
-        """Reads a file of ``save``. Raises like ``from_json``, and OSError."""
+        """Reads a file of ``save``. Raises FileError for one that is unreadable or no schedule."""
         try:
-            return cls.from_json(Path(path).read_bytes())
+            return cls.from_json(read_bytes(path))
         except InvalidArgument as error:
-            raise InvalidArgument(f"{path}: {error}") from None
+            raise FileError(f"{path}: {error}") from None
 
 
 # Enough for every layer and step of a generation: its calls are those of the next one.
@@ -228,12 +304,12 @@ def _plan(
     text: str, step: int, sigma: float | None, layer: str, heads: int, length: int
 ) -> StepPlan:
     is_dense, thresholds = call(
-        _ops.lite_plan_step, _bytes_of(text), step, sigma, layer, heads, length
+        _ops.lite_plan_step, bytes_of(text), step, sigma, layer, heads, length
     )
     return StepPlan(is_dense, tuple(thresholds))
 
 
-def _bytes_of(text: str | bytes) -> Tensor:
+def bytes_of(text: str | bytes) -> Tensor:
     data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     return torch.frombuffer(bytearray(data or b" "), dtype=torch.uint8)
 
@@ -269,11 +345,10 @@ def _ranges(ranges: Iterable[Sequence[int]]) -> TokenRanges:
     return tuple((operator.index(begin), operator.index(end)) for begin, end in ranges)
 
 
-def _layer_thresholds(
-    entries: Iterable[LayerThresholds | Mapping[str, Any]],
-) -> tuple[LayerThresholds, ...]:
-    return tuple(e if isinstance(e, LayerThresholds) else LayerThresholds(**e) for e in entries)
+def _of(kind: type) -> Callable[[Any], Any]:
+    """Makes a ``kind`` of its fields; what is one already, or None, stays."""
+    return lambda given: kind(**given) if isinstance(given, Mapping) else given
 
 
-def _fingerprint(given: Fingerprint | Mapping[str, Any] | None) -> Fingerprint | None:
-    return given if given is None or isinstance(given, Fingerprint) else Fingerprint(**given)
+def _tuple_of(kind: type) -> Callable[[Any], Any]:
+    return lambda entries: tuple(map(_of(kind), entries))

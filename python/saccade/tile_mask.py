@@ -133,6 +133,10 @@ class TileMask:
         """Number of active tiles. Waits for the device."""
         return int(_population(self.words).sum())
 
+    def count_by_head(self) -> Tensor:
+        """Number of active tiles of each head, int64 [batch, heads]."""
+        return _population(self.words).sum((2, 3))
+
     def sparsity(self) -> float:
         """Inactive share of all tiles, 0 to 1. Waits for the device."""
         batch, heads, q_tiles, k_tiles = self.grid.shape

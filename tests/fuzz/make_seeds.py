@@ -31,7 +31,56 @@ def safetensors_seeds() -> Iterator[bytes]:
     yield safetensors_file(header, bytes(range(end)))
 
 
-SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {"safetensors": safetensors_seeds}
+def schedule_seeds() -> Iterator[bytes]:
+    every_field = {
+        "version": 1,
+        "threshold": "-inf",
+        "thresholds": [-1, -2.5, -3],
+        "layer_thresholds": [
+            {"layers": "a.*", "threshold": -4},
+            {"layers": "a.[01].b", "thresholds": [-1, -2, -3]},
+            {"layers": "a.?.b", "head_thresholds": [-5, -6]},
+        ],
+        "dense_first_steps": 1,
+        "dense_last_steps": 1,
+        "dense_first_sigma": 0.9,
+        "dense_last_sigma": 0.1,
+        "num_steps": 3,
+        "dense_layers": ["a.[!1]*"],
+        "min_length": 100,
+        "must_do_queries": [[0, 64]],
+        "must_do_keys": [[0, 64], [80, 100]],
+        "must_skip_queries": [[280, 300]],
+        "must_skip_keys": [[100, 200]],
+        "fingerprint": {"model": "m", "layers": 2, "heads": 2, "block_q": 128, "steps": 3},
+    }
+    yield json.dumps(every_field).encode()
+    yield b'{"version": 1}'
+    yield b'{"version": 1, "head_thresholds": [-1, -2]}'
+
+
+def trace_seeds() -> Iterator[bytes]:
+    trace = {
+        "version": 1,
+        "model": "m",
+        "saccade_version": "0",
+        "num_steps": 4,
+        "token_order": "frames",
+        "scale": 0.5,
+        "video": {"frames": 1, "height": 2, "width": 2, "prefix": 0, "suffix": 0},
+        "calls": [{"step": s, "branch": "c", "layer": "a", "sigma": 1 - s / 4} for s in (0, 3)],
+    }
+    yield bytes(6) + json.dumps(trace).encode()
+    del trace["scale"], trace["video"]
+    yield bytes(6) + json.dumps(trace).encode()
+    yield bytes([2] * 6) + json.dumps(trace).encode()
+
+
+SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "safetensors": safetensors_seeds,
+    "schedule": schedule_seeds,
+    "trace": trace_seeds,
+}
 
 
 def main(folder: Path) -> None:

@@ -16,7 +16,8 @@ const Schedule kEverything = {
     .thresholds = {-8, -kInfinity, -1.0 / 3},
     .layer_thresholds = {{.layers = "blocks.*", .threshold = -4e-300},
                          {.layers = "*.\"ü\"", .thresholds = {-1, -2, -3}},
-                         {.layers = "[a-c]", .head_thresholds = {-1, 0}}},
+                         {.layers = "[a-c]", .head_thresholds = {-1, 0}},
+                         {.layers = "d", .step_head_thresholds = {{-1}, {-2}, {-kInfinity}}}},
     .dense_first_steps = 0,
     .dense_last_steps = 1,
     .dense_first_sigma = 0.9,
@@ -28,7 +29,16 @@ const Schedule kEverything = {
     .must_do_keys = {{0, 226}, {300, 301}},
     .must_skip_queries = {{226, 228}},
     .must_skip_keys = {{400, 9'000'000'000}},
-    .fingerprint = Fingerprint{.model = "Wan", .heads = 12, .block_q = 128},
+    .fingerprint = Fingerprint{.model = "Wan", .heads = 12, .order = "radial", .block_q = 128},
+    .calibration =
+        CalibrationRecord{
+            .target = "error",
+            .targets = {0.1, 0.2, 0.3},
+            .seed = 7,
+            .sparsity = 0.4,
+            .work = 2.5,
+            .layers = {{"d", {.relative_l1 = {0.1}, .rmse = {kInfinity}, .cosine = {1.0}}}},
+            .verification = {{8, 0.3, {.relative_l1 = {0.1}, .rmse = {0.2}, .cosine = {-1}}}}},
 };
 
 TEST(LiteScheduleJsonTest, EveryFieldSurvives) {
@@ -68,6 +78,21 @@ TEST(LiteScheduleJsonTest, TheTextIsLaidOutByField) {
   "must_do_keys": [[0,226]]
 }
 )");
+}
+
+TEST(LiteScheduleJsonTest, ARecordIsLaidOutByLayerAndSeed) {
+  const std::string text = to_json(kEverything);
+  const char* lines[] = {
+      R"(    {"layers":"d","step_head_thresholds":[[-1.0],[-2.0],["-inf"]]})",
+      R"(  "fingerprint": {"model":"Wan","layers":0,)",
+      R"(  "calibration": {)",
+      R"(    "targets": [0.1,0.2,0.3],)",
+      R"(      {"layer":"d","errors":{"relative_l1":[0.1],"rmse":["inf"],"cosine":[1.0]}})",
+      R"(      {"seed":8,"sparsity":0.3,"errors":{)",
+  };
+  for (const char* line : lines) {
+    EXPECT_NE(text.find(std::string("\n") + line), std::string::npos) << line << "\n" << text;
+  }
 }
 
 TEST(LiteScheduleJsonTest, AbsentFieldsHaveTheirDefaults) {

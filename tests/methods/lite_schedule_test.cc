@@ -144,5 +144,18 @@ TEST(LiteScheduleTest, PatternsMustMatchALayer) {
   test::expect_error<InvalidArgument>({"no layers"}, [] { require_layers({}, {}); });
 }
 
+TEST(LiteScheduleTest, ThresholdsByStepAndHead) {
+  const Schedule schedule = {
+      .layer_thresholds = {{.layers = "a", .step_head_thresholds = {{-1, -2}, {-3, -4}}}}};
+  const auto plan = [&](std::int64_t step, std::int64_t heads) {
+    return plan_step(schedule, {.step = step, .layer = "a", .heads = heads});
+  };
+  EXPECT_EQ(plan(0, 2), (StepPlan{true, {-1, -2}}));
+  EXPECT_EQ(plan(1, 2), (StepPlan{false, {-3, -4}}));
+  test::expect_error<InvalidArgument>({"layer_thresholds[0].step_head_thresholds[1] has 2", "3"},
+                                      [&] { plan(1, 3); });
+  test::expect_error<InvalidArgument>({"step is 2", "0 to 1"}, [&] { plan(2, 2); });
+}
+
 }  // namespace
 }  // namespace saccade::lite

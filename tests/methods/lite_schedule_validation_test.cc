@@ -41,7 +41,8 @@ TEST(LiteScheduleValidationTest, ThresholdsOfLayers) {
       {{.layer_thresholds = {good, {.layers = "", .threshold = -1}}},
        {"layer_thresholds[1].layers is empty"}},
       {{.layer_thresholds = {{.layers = "*"}}},
-       {"layer_thresholds[0] has 0 of threshold, thresholds and head_thresholds"}},
+       {"layer_thresholds[0] has 0 of threshold, thresholds, head_thresholds and "
+        "step_head_thresholds"}},
       {{.layer_thresholds = {{.layers = "*", .threshold = -1, .thresholds = {-1}}}},
        {"layer_thresholds[0] has 2"}},
       {{.layer_thresholds = {good, {.layers = "*", .threshold = 1}}},
@@ -52,7 +53,22 @@ TEST(LiteScheduleValidationTest, ThresholdsOfLayers) {
        {"layer_thresholds[0].head_thresholds[0] is 3"}},
       {{.thresholds = {-1, -2}, .layer_thresholds = {{.layers = "*", .thresholds = {-1}}}},
        {"layer_thresholds[0].thresholds has 1 entries for 2 steps"}},
+      {{.layer_thresholds = {{.layers = "*", .step_head_thresholds = {{-1, 0}, {-1, kNan}}}}},
+       {"layer_thresholds[0].step_head_thresholds[1][1] is nan"}},
+      {{.layer_thresholds = {{.layers = "*", .step_head_thresholds = {{-1}, {}}}}},
+       {"layer_thresholds[0].step_head_thresholds[1] is empty"}},
+      {{.layer_thresholds = {{.layers = "*", .step_head_thresholds = {{-1}}}}, .num_steps = 2},
+       {"layer_thresholds[0].step_head_thresholds has 1 entries for 2 steps"}},
   });
+}
+
+TEST(LiteScheduleValidationTest, ErrorsOfARecord) {
+  CalibrationRecord record{.layers = {{"a", {.relative_l1 = {1, 2}, .rmse = {1, 2}}}}};
+  expect_refusals(
+      {{{.calibration = record},
+        {"calibration.layers[0].errors has 2 entries of relative_l1, 2 of rmse and 0"}}});
+  record = {.verification = {{}, {.errors = {.cosine = {1}}}}};
+  expect_refusals({{{.calibration = record}, {"calibration.verification[1].errors"}}});
 }
 
 TEST(LiteScheduleValidationTest, DenseSteps) {

@@ -8,4 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # No test depends on time, and each run of the tests sees the same examples.
 settings.register_profile("saccade", deadline=None, derandomize=True)
+settings.register_profile(
+    "soak", settings.get_profile("saccade"), max_examples=20_000, derandomize=False
+)
 settings.load_profile("saccade")

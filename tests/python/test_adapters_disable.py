@@ -37,6 +37,7 @@ def traces(model):
         {path: set(vars(module)) for path, module in modules.items()},
         {path: id(module.processor) for path, module in modules.items() if "attn" in path[-5:]},
         {path: list(module._forward_hooks.values()) for path, module in modules.items()},
+        {path: list(module._forward_pre_hooks.values()) for path, module in modules.items()},
         backends(),
         list(AttentionBackendName.__members__),
     )
@@ -53,7 +54,7 @@ def test_disable_restores_everything(token_order):
     saccade.enable(pipeline, threshold=-6.0, token_order=token_order)
     enabled = pipeline.transformer.state_dict()
     assert enabled.keys() == weights.keys()
-    assert len(backends()[0] - before[0][3][0]) == 4
+    assert len(backends()[0] - before[0][4][0]) == 4
     generate(pipeline)
     saccade.disable(pipeline)
 

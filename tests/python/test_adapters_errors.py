@@ -20,9 +20,9 @@ from wan_models import call, latents_of, make_pipeline, make_transformer, steps_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("litte",), "method must be 'lite', 'dense' or a callable, got 'litte'"),
-        (("dens",), "method must be 'dense', 'lite' or a callable"),
-        ((3,), "method must be 'lite', 'dense' or a callable, got 3"),
+        (("litte",), "method must be 'lite', .* or a callable, got 'litte'"),
+        (("dens",), "method must be 'dense', .* or a callable"),
+        ((3,), "method must be 'lite', 'dense', 'random', .* or a callable, got 3"),
         (("lite", {"treshold": -1.0}), "'lite' has no option 'treshold'; .* are 'threshold', "),
         (("lite", {"scale": 1.0}), "no option 'scale'"),
         (("dense", {"threshold": -1.0}), "'dense' has no option 'threshold'; it has none"),

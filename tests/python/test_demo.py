@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +17,8 @@ import saccade
 from saccade.demo import quality
 from saccade.demo.__main__ import main
 from saccade.demo.classifier import Accuracy, Classifier, load_classifier, save_classifier
-from saccade.demo.draw import Drawn, Request
+from saccade.demo.draw import Drawn, Request, mismatch_of
+from saccade.demo.load import load_model
 from saccade.demo.models import Sampling, Shape
 from saccade.demo.moving_shapes import VOCABULARY, Prompt, draw_clips, embed, fold, unfold
 from saccade.demo.random_tiles import RandomTiles, kept_tiles
@@ -27,6 +29,7 @@ from saccade.report import Clip, Contents, MaskHistory, Measurement, summarise, 
 from saccade.report.measurement import featured, interval
 
 PROMPT = "ring blue striped left waves"
+DEMO_MODEL = Path(__file__).parents[2] / "examples/demo_model"
 
 
 def measurement(method="lite", threshold=-2.0, *, seconds=1.0, active=None, seed=0, **others):
@@ -199,6 +202,12 @@ def test_the_featured_row_is_the_fastest_good_one():
     assert featured(rows).threshold == -2.0
     assert featured([row for row in rows if row.threshold != -2.0]).threshold == -4.0
     assert featured([row for row in rows if row.threshold == -1.0]).threshold == -1.0
+    calibrated = summarise([
+        dense(seconds=4.0),
+        measurement(threshold=-2.0, seconds=2.0, psnr=30.5),
+        measurement("calibrated", None, seconds=1.5, psnr=31.0),
+    ])  # fmt: skip
+    assert featured(calibrated).label == "calibrated"
 
 
 # Requests and results
@@ -382,6 +391,42 @@ def test_a_tiny_demo_from_end_to_end(tiny_model, tmp_path, capsys):
     assert full["psnr"]["mean"] > 60
     assert numbers["measurements"][1]["steps"] == 2
     assert len(numbers["measurements"][1]["layers"]) == 2
+
+
+def test_a_tiny_demo_with_a_calibrated_schedule(tiny_model, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    model = load_model(str(folder), torch.device("cpu"))
+
+    def draw_one(_pipeline, seed):
+        model.draw(PROMPT, seed, Shape(4, 32, 32), Sampling(2, 3.0), lambda _step: None)
+
+    schedule = saccade.calibrate(
+        model.pipeline, draw_one, error=0.2, block_q=64, block_k=64, progress=False
+    )
+    schedule.save(folder / "schedule.json")
+    assert run(folder, tmp_path / "out", "--threshold=-1") == 0
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["label"] for row in numbers["summary"]] == ["dense", "lite -1", "calibrated"]
+    assert numbers["summary"][2]["clips"] == 2
+    assert numbers["summary"][2]["psnr"] is not None
+    assert "calibrated schedule" not in capsys.readouterr().out
+
+    assert run(folder, tmp_path / "other", "--threshold=-1", "--steps=3") == 0
+    why = "without the calibrated schedule: the fingerprints differ: steps is 2, not 3"
+    assert why in capsys.readouterr().out
+    numbers = json.loads((tmp_path / "other" / "report.json").read_text())
+    assert [row["label"] for row in numbers["summary"]] == ["dense", "lite -1"]
+
+
+def test_the_schedule_of_the_demo_model_is_for_its_default_clips():
+    model = load_model(str(DEMO_MODEL), torch.device("cpu"))
+    steps = model.defaults.sampling.steps
+    default = request(shape=Shape(), sampling=Sampling(steps, 3.0))
+    assert mismatch_of(model.schedule, model, default) is None
+    saccade.enable(model.pipeline, schedule=model.schedule)  # of these weights and this version
+    saccade.disable(model.pipeline)
+    assert model.schedule.calibration.target == "error"
 
 
 def test_a_tiny_demo_in_another_token_order(tiny_model, tmp_path):

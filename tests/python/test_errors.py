@@ -104,6 +104,8 @@ def test_classes():
     assert issubclass(InvalidArgument, ValueError)
     assert issubclass(Unsupported, NotImplementedError)
     assert issubclass(InvalidArgument, saccade.Error)
+    assert issubclass(saccade.FileError, saccade.Error)
+    assert issubclass(saccade.FileError, OSError)
     assert issubclass(Unsupported, saccade.Error)
 
 

@@ -89,6 +89,43 @@ def test_other_problems_start_full() -> None:
     assert lite.mask().grid.k_len == 600
 
 
+@pytest.mark.parametrize("rule", [{}, {"reference": "lse", "mass_budget": 0.5}])
+def test_another_dtype_goes_on_with_the_same_tiles(rule: dict[str, object]) -> None:
+    lite = saccade.LiteAttention(threshold=-6.0, **rule)
+    run(lite, 2)
+    before = saccade.TileMask(lite.mask().grid, lite.mask().words.clone())
+    assert before.sparsity() > 0.1
+    q, k, v = (x.bfloat16() for x in drifting(2))
+    out = lite(q, k, v, step=2)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, saccade.attention(q, k, v, tiles=before))
+    assert (lite.mask() - before).count() == 0
+
+
+def test_a_state_follows_its_tensors_to_another_device() -> None:
+    lite = saccade.LiteAttention(threshold=-6.0, reference="lse", mass_budget=0.5)
+    run(lite, 2)
+    state = lite.states["cond"]
+    moved = state.to(torch.device("meta"))
+    assert {tensor.device.type for tensor in moved.tensors} == {"meta"}
+    assert [t.shape for t in moved.tensors] == [t.shape for t in state.tensors]
+    assert (moved.step, moved.is_new) == (1, False)
+    with pytest.raises(saccade.Unsupported, match="q is on meta"):
+        lite(*(x.to("meta") for x in drifting(2)), step=2)
+    assert lite.states["cond"] is state
+
+
+def test_a_batch_that_grows_starts_full() -> None:
+    lite = saccade.LiteAttention(threshold=-6.0)
+    run(lite, 3)
+    assert lite.mask().sparsity() > 0.1
+    for batch in (3, 1):
+        q, k, v = (x.repeat(batch, 1, 1, 1) for x in drifting(3))
+        lite(q, k, v, step=3)
+        assert lite.statistics[-1].sparsity == 0
+        assert lite.mask().grid.batch == batch
+
+
 def test_dense_steps_and_protected_tokens() -> None:
     schedule = saccade.LiteSchedule(
         threshold=0.0, dense_first_steps=2, dense_last_steps=1, num_steps=4
@@ -148,7 +185,7 @@ def test_operator_mutates_only_its_state(rule: str) -> None:
         options = ([-6.0, -4.0], 0, 1, 2, 0.1, 3, [0, 5], [0, 5], [], [128, 192])
     torch.library.opcheck(
         torch.ops.saccade.lite_step,
-        (q, k, v, words, ref, spent, None, None, None, 128, 64, 1, False, False, *options),
+        (q, k, v, words, ref, spent, None, None, None, 128, 64, 1, False, False, False, *options),
     )
 
 

@@ -120,7 +120,7 @@ def test_other_options_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(saccade.InvalidArgument, match="not of a model"):
         saccade.load_state(transformer, path)
     saccade.save_state(transformer, path)
-    with pytest.raises(saccade.InvalidArgument, match="which options"):
+    with pytest.raises(saccade.FileError, match="which options"):
         saccade.load_state(saccade.LiteAttention(), path)
     fewer = make_transformer(layers=1)
     saccade.enable(fewer)
@@ -139,7 +139,7 @@ def test_malformed_files_are_refused_and_change_nothing(tmp_path: Path) -> None:
         changed = {name: t for name, t in {**tensors, **changes}.items() if t is not None}
         changed = {name: t.contiguous() for name, t in changed.items()}
         lite_state.save(path, changed, {k: v for k, v in facts.items() if k == "rule"})
-        with pytest.raises(saccade.InvalidArgument, match=match):
+        with pytest.raises(saccade.FileError, match=match):
             saccade.load_state(lite, path)
         after = lite_state.pack(lite)
         assert before.keys() == after.keys()
@@ -173,13 +173,19 @@ def test_malformed_files_are_refused_and_change_nothing(tmp_path: Path) -> None:
 def test_foreign_files_are_refused(tmp_path: Path, content: bytes, match: str) -> None:
     path = tmp_path / "foreign.safetensors"
     path.write_bytes(content)
-    with pytest.raises(saccade.InvalidArgument, match=match):
+    with pytest.raises(saccade.FileError, match=match):
         saccade.load_state(saccade.LiteAttention(), path)
 
 
-def test_missing_files_are_reported_as_such(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        saccade.load_state(saccade.LiteAttention(), tmp_path / "nothing")
+def test_unreadable_files_are_reported_as_such(tmp_path: Path) -> None:
+    for missing in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(saccade.FileError, match=f"cannot read {missing}: "):
+            saccade.load_state(saccade.LiteAttention(), missing)
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", "/proc"):
+        with pytest.raises(saccade.FileError, match=r"cannot write .*state: "):
+            saccade.save_state(saccade.LiteAttention(), Path(folder) / "state")
+    assert issubclass(saccade.FileError, OSError)
 
 
 @pytest.mark.parametrize("timesteps", [["900"], [math.inf], "900", None])
@@ -193,7 +199,7 @@ def test_timelines_from_files_are_checked(tmp_path: Path, timesteps: object) -> 
     facts["trajectories"][""]["timesteps"] = timesteps
     facts = {name: facts[name] for name in ("rules", "trajectories")}
     lite_state.save(path, tensors, facts)
-    with pytest.raises(saccade.InvalidArgument, match="how far its transformers had come"):
+    with pytest.raises(saccade.FileError, match="how far its transformers had come"):
         saccade.load_state(transformer, path)
 
 

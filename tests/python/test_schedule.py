@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saccade
-from saccade import Fingerprint, InvalidArgument, LayerThresholds, LiteSchedule
+from saccade import FileError, Fingerprint, InvalidArgument, LayerThresholds, LiteSchedule
+from saccade.lite_schedule import CalibrationRecord, LayerErrors, StepErrors, Verification
 from wan_models import PATHS, call, generate, make_pipeline, make_transformer
 
 EVERYTHING = LiteSchedule(
@@ -27,6 +28,7 @@ EVERYTHING = LiteSchedule(
         LayerThresholds("blocks.*", threshold=-4.0),
         LayerThresholds("*.ü", thresholds=(-1.0, -2.0, -3.0)),
         LayerThresholds("[a-c]", head_thresholds=(-1.0, 0.0)),
+        LayerThresholds("d", step_head_thresholds=((-1.0,), (-2.0,), (-math.inf,))),
     ),
     dense_first_sigma=0.9,
     dense_last_sigma=0.1,
@@ -36,7 +38,14 @@ EVERYTHING = LiteSchedule(
     must_do_keys=((0, 226), (300, 301)),
     must_skip_queries=((226, 228),),
     must_skip_keys=((400, 500),),
-    fingerprint=Fingerprint(model="Wan", heads=12, block_q=128),
+    fingerprint=Fingerprint(model="Wan", heads=12, order="radial", block_q=128),
+    calibration=CalibrationRecord(
+        "error",
+        (0.1, 0.2, 0.3),
+        seed=7,
+        layers=(LayerErrors("d", StepErrors((0.1,), (0.2,), (1.0,))),),
+        verification=(Verification(8, 0.3, StepErrors((math.inf,), (0.2,), (-1.0,))),),
+    ),
 )
 
 thresholds = st.floats(max_value=0, allow_nan=False)
@@ -133,10 +142,12 @@ def test_files(tmp_path: Path):
     assert path.read_text(encoding="utf-8") == EVERYTHING.to_json()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     path.write_text('{"version": 1, "treshold": -1}')
-    with pytest.raises(InvalidArgument, match=r'schedule.json: .*"treshold"; nearest: threshold'):
+    with pytest.raises(FileError, match=r'schedule.json: .*"treshold"; nearest: threshold'):
         LiteSchedule.load(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileError, match=r"cannot read .*missing.json: No such file"):
         LiteSchedule.load(tmp_path / "missing.json")
+    with pytest.raises(FileError, match=r"cannot write .*schedule.json: "):
+        EVERYTHING.save(path / "schedule.json")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,12 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <limits>
+#include <span>
+#include <string>
 
 namespace saccade::cli {
 namespace {
@@ -118,6 +122,98 @@ TEST(InspectCommand, SaysWhatIsWrongWithAFile) {
   EXPECT_EQ(other.out, "");
   EXPECT_TRUE(contains(other.err, text.path() + ": the header has"));
   EXPECT_TRUE(contains(other.err, "no safetensors file"));
+}
+
+TEST(InspectCommand, ShowsTheFieldsAndTheTableOfASchedule) {
+  const TemporaryFile file("schedule.json");
+  std::ofstream(file.path()) << R"({"version": 1, "threshold": "-inf", "num_steps": 3})";
+  const ToolRun run = run_tool("inspect " + file.quoted());
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  for (const char* part :
+       {"schedule of LiteAttention", "threshold: -inf", "num_steps: 3", "every layer", "dense"}) {
+    EXPECT_TRUE(contains(run.out, part));
+  }
+  const ToolRun json = run_tool("inspect --json " + file.quoted());
+  EXPECT_EQ(nlohmann::json::parse(json.out)["threshold"], "-inf");
+}
+
+TEST(InspectCommand, SaysWhatATableOfAScheduleNeeds) {
+  const TemporaryFile file("schedule.json");
+  std::ofstream(file.path()) << R"({"version": 1, "dense_layers": ["a.*"]})";
+  EXPECT_TRUE(contains(run_tool("inspect " + file.quoted()).out, "--layers PATH"));
+  std::ofstream(file.path()) << R"({"version": 1})";
+  EXPECT_TRUE(contains(run_tool("inspect " + file.quoted()).out, "No table: "));
+  std::ofstream(file.path()) << "{";
+  const ToolRun run = run_tool("inspect " + file.quoted());
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_TRUE(contains(run.err, "the schedule is no JSON"));
+}
+
+// A header of 123 bytes makes '{' the first byte of a file.
+TEST(InspectCommand, HeadersThatLookLikeJsonAreNone) {
+  const TemporaryFile file("odd.safetensors");
+  const std::string header = "{\"__metadata__\":{\"k\":\"" + std::string(98, 'x') + "\"}}";
+  ASSERT_EQ(header.size(), 123u);
+  std::ofstream(file.path(), std::ios::binary) << std::string("{\0\0\0\0\0\0\0", 8) << header;
+  EXPECT_TRUE(contains(run_tool("inspect " + file.quoted()).out, "k: xxx"));
+}
+
+TEST(InspectCommand, ShowsLayersAndStepsOfATrace) {
+  const std::string path = "'" SACCADE_TEST_DATA "/demo.trace'";
+  const ToolRun run = run_tool("inspect " + path);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  for (const char* part : {"trace of WanTransformer3DModel", "10 calls of a generation of 12 steps",
+                           "8 frames of 8 x 8 tokens", "transformer.blocks.2.attn1  cond", "f16",
+                           "[1, 1, 512, 64]", "0,2,5,8,11", "983040"}) {
+    EXPECT_TRUE(contains(run.out, part));
+  }
+  EXPECT_TRUE(contains(run_tool("inspect --tensors " + path).out, "30 tensors"));
+  EXPECT_EQ(inspect(path)["tensors"].size(), 30u);
+}
+
+// As saccade.save_state writes it: 2 heads of 1 x 2 tiles, one of the four dropped.
+TEST(InspectCommand, ShowsTheStatesOfAFile) {
+  const TemporaryFile file("state.safetensors");
+  const std::int64_t words[2] = {3, 2}, position[8] = {1, 2, 100, 128, 128, 64, 7, 0};
+  const auto save = [&](const std::string& prefix) {
+    write_safetensors(
+        file.path(),
+        {{prefix + "cond.mask",
+          StoredTensor{StoredDType::i64, {1, 2, 1, 1}, std::as_bytes(std::span(words))}},
+         {prefix + "cond.position",
+          StoredTensor{StoredDType::i64, {8}, std::as_bytes(std::span(position))}}},
+        {{"saccade.lite_state", "{}"}});
+    return run_tool("inspect " + file.quoted());
+  };
+  for (const char* part :
+       {"1 layers and branches", "cond", "7", "100", "128", "128 x 64", "25.0 %", "no"}) {
+    EXPECT_TRUE(contains(save("").out, part));
+  }
+  EXPECT_TRUE(contains(save("blocks.0.attn1/").out, "blocks.0.attn1  cond"));
+}
+
+TEST(InspectCommand, RefusesStatesThatAreNone) {
+  const TemporaryFile file("state.safetensors");
+  const std::int64_t word = 1;
+  std::int64_t position[8] = {1, 2, 100, 128, 128, 64, 7, 0};
+  const auto refusal = [&](std::size_t numbers) {
+    write_safetensors(
+        file.path(),
+        {{"cond.mask", StoredTensor{StoredDType::i64, {1}, std::as_bytes(std::span(&word, 1))}},
+         {"cond.position", StoredTensor{StoredDType::i64,
+                                        {static_cast<std::int64_t>(numbers)},
+                                        std::as_bytes(std::span(position).first(numbers))}}},
+        {{"saccade.lite_state", "{}"}});
+    const ToolRun run = run_tool("inspect " + file.quoted());
+    EXPECT_EQ(run.exit_code, 1);
+    return run.err;
+  };
+  EXPECT_TRUE(contains(refusal(7), "position of 8 numbers"));
+  EXPECT_TRUE(contains(refusal(8), "mask of 1 words, but its grid needs 2"));
+  position[4] = std::int64_t{1} << 32 | 128;
+  EXPECT_TRUE(contains(refusal(8), "tiles of no known size"));
+  position[4] = 96;
+  EXPECT_TRUE(contains(refusal(8), "block_q"));
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ namespace {
 TEST(Usage, HelpNamesEverySubcommand) {
   const ToolRun run = run_tool("--help");
   EXPECT_EQ(run.exit_code, 0);
-  for (const char* name : {"info", "check", "bench", "inspect", "schedule"})
+  for (const char* name : {"info", "check", "bench", "inspect", "schedule", "calibrate"})
     EXPECT_TRUE(contains(run.out, name));
 }
 
@@ -43,6 +43,9 @@ TEST(Usage, BadCommandLinesExitWithTwoAndSayWhy) {
       {"bench --repeats", "--repeats"},
       {"inspect", "file is required"},
       {"inspect a b", "b"},
+      {"calibrate", "trace is required"},
+      {"calibrate /missing --json x", "/missing"},
+      {"calibrate /dev/null", "--json is required"},
       {"schedule --treshold -1", "--treshold"},
       {"schedule --threshold much", "much"},
       {"schedule --steps 0", "0 not in range 1"},

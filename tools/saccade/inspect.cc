@@ -1,5 +1,10 @@
 #include "commands.h"
+#include "input_file.h"
+#include "inspect/schedule.h"
+#include "inspect/state.h"
 #include "inspect/statistics.h"
+#include "inspect/text.h"
+#include "inspect/trace.h"
 
 #include <saccade/safetensors.h>
 
@@ -8,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -18,6 +24,7 @@ namespace {
 struct InspectOptions {
   std::string path;
   bool no_values = false;
+  bool tensors = false;
   bool as_json = false;
 };
 
@@ -33,15 +40,6 @@ std::vector<Row> describe_tensors(const SafetensorsFile& file, bool no_values) {
     rows.push_back({name, tensor, no_values ? std::nullopt : measure_values(tensor)});
   }
   return rows;
-}
-
-// Names and metadata are whatever a file holds: control characters would speak to the terminal.
-std::string printable(const std::string& text) {
-  constexpr std::size_t kMostBytes = 200;
-  const bool is_long = text.size() > kMostBytes;
-  const std::string escaped = nlohmann::json(text.substr(0, kMostBytes))
-                                  .dump(-1, ' ', true, nlohmann::json::error_handler_t::ignore);
-  return escaped.substr(1, escaped.size() - 2) + (is_long ? "..." : "");
 }
 
 std::string shape_text(const StoredTensor& tensor) {
@@ -101,8 +99,16 @@ nlohmann::ordered_json to_json(const SafetensorsFile& file, const std::vector<Ro
   return json;
 }
 
-void run_inspect(const InspectOptions& options) {
-  const SafetensorsFile file = SafetensorsFile::open(options.path);
+bool is_schedule(const std::string& path) {
+  return std::filesystem::is_regular_file(path) && is_json_object(path);
+}
+
+void inspect_schedule(const std::string& text, const InspectOptions& options) {
+  const lite::Schedule schedule = lite::schedule_from_json(text);
+  fmt::print("{}", options.as_json ? lite::to_json(schedule) : describe(schedule));
+}
+
+void inspect_tensors(const SafetensorsFile& file, const InspectOptions& options) {
   const std::vector<Row> rows = describe_tensors(file, options.no_values);
   if (options.as_json) {
     fmt::print("{}\n", to_json(file, rows).dump(2));
@@ -111,12 +117,28 @@ void run_inspect(const InspectOptions& options) {
   }
 }
 
+void run_inspect(const InspectOptions& options) {
+  if (is_schedule(options.path)) return inspect_schedule(read_file(options.path), options);
+  const SafetensorsFile file = SafetensorsFile::open(options.path);
+  if (options.as_json || options.tensors) return inspect_tensors(file, options);
+  if (is_trace(file)) {
+    fmt::print("{}", describe(Trace::open(options.path)));
+  } else if (is_state(file)) {
+    fmt::print("{}", describe_state(file));
+  } else {
+    inspect_tensors(file, options);
+  }
+}
+
 }  // namespace
 
 void add_inspect_command(CLI::App& app, Invocation&) {
-  CLI::App* command = app.add_subcommand("inspect", "Show what a safetensors file holds");
+  CLI::App* command = app.add_subcommand(
+      "inspect", "Show what a file holds: a schedule, a state, a trace, or any tensors");
   const auto options = std::make_shared<InspectOptions>();
   command->add_option("file", options->path, "The file")->required();
+  command->add_flag("--tensors", options->tensors,
+                    "The tensors of a state or trace, as of any other file");
   command->add_flag("--no-values", options->no_values, "Read the header only, not the elements");
   command->add_flag("--json", options->as_json, "Print JSON");
   command->callback([options] { run_inspect(*options); });

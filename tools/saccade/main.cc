@@ -32,7 +32,9 @@ int run(int argc, char** argv) {
   add_check_command(app, invocation);
   add_bench_command(app, invocation);
   add_inspect_command(app, invocation);
+  add_replay_command(app, invocation);
   add_schedule_command(app, invocation);
+  add_calibrate_command(app, invocation);
   try {
     app.parse(argc, argv);
     return invocation.exit_code;

@@ -84,7 +84,8 @@ Json token_ranges(const Texts& texts) {
 }
 
 Json fingerprint(const Texts& texts) {
-  const Texts text_fields = {"model", "rule", "reference", "token_order", "saccade_version"};
+  const Texts text_fields = {"model", "rule",        "reference",
+                             "order", "token_order", "saccade_version"};
   Json json = Json::object();
   for (const std::string& text : texts) {
     const auto [field, value] = split(text, '=', "FIELD=VALUE");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,10 +15,14 @@ from diffusers.models.transformers.transformer_wan import (
 )
 from torch import nn
 
+from ..baselines import VideoLayout
 from ..errors import InvalidArgument, Unsupported
+from ..functional import info
 from ..lite import LiteAttention
-from ..lite_schedule import ScheduleTable
+from ..lite_schedule import Fingerprint, ScheduleTable
 from ..space_time import Box, require_token_order
+from .chosen_tiles import NEEDS_VIDEO
+from .fingerprint import identity_of, text_of
 from .layer import Attention, Layer
 from .redirection import Redirection, require_known_dispatcher, unregister_backends
 from .reordering import BoxChoice, Reordering
@@ -58,6 +63,20 @@ def num_train_timesteps_of(given: Any) -> int:
     """The timestep of pure noise: the scheduler of a pipeline knows it; elsewhere it is 1000."""
     scheduler = getattr(given, "scheduler", None)
     return getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000)
+
+
+def fingerprint_of(model: Any, token_order: str | Box) -> Fingerprint:
+    """As much of a fingerprint as is known before the first call."""
+    transformers = transformers_of(model)
+    modules = {prefix: self_attentions(t, prefix) for prefix, t in transformers.items()}
+    return Fingerprint(
+        model=" + ".join(
+            identity_of(t, modules[prefix].values()) for prefix, t in transformers.items()
+        ),
+        layers=sum(map(len, modules.values())),
+        token_order=text_of(token_order),
+        saccade_version=info()["version"],
+    )
 
 
 def self_attentions(transformer: ModelMixin, prefix: str) -> dict[str, WanAttention]:
@@ -107,20 +126,47 @@ def boxes_of(
     return BoxChoice(token_order, **blocks)
 
 
+def require_video(
+    transformers: dict[str, ModelMixin], method: object, token_order: str | Box
+) -> None:
+    """Raises where a method that needs the place of each token in the video cannot know it."""
+    if method not in NEEDS_VIDEO:
+        return
+    if token_order != "frames":
+        raise InvalidArgument(
+            f"method {method!r} needs the tokens frame by frame; give token_order='frames', not "
+            f"{token_order!r}"
+        )
+    for prefix, transformer in transformers.items():
+        if not _is_known(transformer):
+            raise Unsupported(
+                f"method {method!r} is for diffusers' WanTransformer3DModel as it is, got "
+                f"{prefix}{type(transformer).__name__}; 'lite', 'pooled' and 'random' are for any"
+            )
+
+
 def _require_known(transformer: ModelMixin, prefix: str) -> None:
-    is_known = (
-        type(transformer).forward is WanTransformer3DModel.forward
-        and type(transformer.rope) is WanRotaryPosEmbed
-    )
-    if not is_known:
+    if not _is_known(transformer):
         raise Unsupported(
             "token_order is for diffusers' WanTransformer3DModel as it is, got "
             f'{prefix}{type(transformer).__name__}; "frames" leaves the order of any model alone'
         )
 
 
+def _is_known(transformer: nn.Module) -> bool:
+    """Whether the tokens of a transformer are known to be those of Wan."""
+    return (
+        type(transformer).forward is WanTransformer3DModel.forward
+        and type(getattr(transformer, "rope", None)) is WanRotaryPosEmbed
+    )
+
+
 class TransformerHook(ModelHook):
-    """Tells the layers of a transformer about each of its calls, until it is removed."""
+    """Tells the layers of a transformer about each of its calls, until it is removed.
+
+    A hook of diffusers, so that it gets cache contexts and resets. The calls themselves come
+    through hooks of torch, which see those too that another hook answers in place of the model.
+    """
 
     _is_stateful = True
 
@@ -131,10 +177,13 @@ class TransformerHook(ModelHook):
         attentions: dict[str, Attention],
         num_train_timesteps: int,
         boxes: BoxChoice | None,
+        require_steps: Callable[[], None],
     ) -> None:
         super().__init__()
+        self._require_steps = require_steps
         self.attributes_before = frozenset(vars(transformer))
         self.trajectory = Trajectory(num_train_timesteps)
+        self.video: tuple[int, int, int] | None = None  # tokens of the last call, if known
         # What cache_context sets: it looks for attributes of this class. Only the name is used.
         self._contexts = StateManager(BaseState)
         self.layers = [Layer(path, attentions[path], self.trajectory) for path in modules]
@@ -147,7 +196,26 @@ class TransformerHook(ModelHook):
         """As given to saccade.enable; once the model was called, the box that was chosen."""
         return "frames" if self._reordering is None else self._reordering.token_order
 
+    def initialize_hook(self, module: nn.Module) -> nn.Module:
+        # Functions stay the same in a copy of the model, where methods would be those of a copied
+        # hook: so a copy is noticed.
+        @torch.compiler.disable
+        def begin(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+            return self._begin_call(module, args, kwargs)
+
+        @torch.compiler.disable
+        def end(_module: nn.Module, _args: Any, _output: Any) -> None:
+            self.trajectory.end_call()
+
+        self._handles = [
+            module.register_forward_pre_hook(begin, with_kwargs=True),
+            module.register_forward_hook(end),
+        ]
+        return module
+
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:  # diffusers' spelling
+        for handle in self._handles:
+            handle.remove()
         for redirection in self._redirections:
             redirection.undo()
         if self._reordering is not None:
@@ -155,8 +223,7 @@ class TransformerHook(ModelHook):
         unregister_backends([redirection.backend for redirection in self._redirections])
         return module
 
-    @torch.compiler.disable
-    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def _begin_call(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         if hook_of(module) is not self:
             raise Unsupported(
                 f"this {type(module).__name__} is a copy of one that saccade is enabled for; "
@@ -170,17 +237,18 @@ class TransformerHook(ModelHook):
                 )
         if self._reordering is not None:
             self._reordering.require_reach()
+        self.video = _video_of(module, *args, **kwargs)
         if self.trajectory.begin_call(_timestep_of(*args, **kwargs), self._context()):
+            self._require_steps()
             for layer in self.layers:
                 layer.begin_generation()
+        is_by_frames = self._reordering is None and _is_known(module)
+        self.trajectory.video = (
+            VideoLayout(*self.video) if self.video is not None and is_by_frames else None
+        )
         if self._reordering is not None:
             args, kwargs = self._reordering.begin_call(args, kwargs)
         return args, kwargs
-
-    @torch.compiler.disable
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
-        self.trajectory.end_call()
-        return output
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """The end of a pipeline: records and tiles stay, to be looked at."""
@@ -219,12 +287,16 @@ def install(
     attentions: dict[str, Attention],
     num_train_timesteps: int,
     boxes: BoxChoice | None,
+    require_steps: Callable[[], None],
 ) -> None:
     """Makes the self-attentions ``modules`` of a transformer call ``attentions``, by path.
 
-    With ``boxes`` its blocks see the tokens box by box.
+    With ``boxes`` its blocks see the tokens box by box. ``require_steps`` is called where a
+    generation begins, and may raise.
     """
-    hook = TransformerHook(transformer, modules, attentions, num_train_timesteps, boxes)
+    hook = TransformerHook(
+        transformer, modules, attentions, num_train_timesteps, boxes, require_steps
+    )
     HookRegistry.check_if_exists_or_initialize(transformer).register_hook(hook, _HOOK)
 
 
@@ -238,6 +310,14 @@ def remove(transformer: ModelMixin) -> None:
     has_own_forward = getattr(transformer.forward, "__func__", None) is type(transformer).forward
     if "forward" not in before and has_own_forward:
         del transformer.forward
+
+
+def _video_of(transformer: nn.Module, hidden_states: Any, *_args: Any, **_kwargs: Any) -> Any:
+    """Frames, rows and columns of the tokens of a call, where patches are those of a video."""
+    patch = getattr(transformer.config, "patch_size", None)
+    if not isinstance(patch, (list, tuple)) or len(patch) != 3 or hidden_states.ndim != 5:
+        return None
+    return tuple(n // p for n, p in zip(hidden_states.shape[2:], patch, strict=True))
 
 
 def _timestep_of(hidden_states: Any, timestep: Any, *_args: Any, **_kwargs: Any) -> float:

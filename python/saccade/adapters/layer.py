@@ -57,7 +57,8 @@ def sparsity_of(calls: list[AttentionCall]) -> float | None:
 class Layer:
     """Calls the attention of one layer with its step and branch, and keeps a record of each call.
 
-    An attention with a parameter ``sigma`` gets the noise level too. ``calls`` holds those of the
+    An attention with a parameter ``sigma`` gets the noise level too, one with ``video`` the
+    VideoLayout of its tokens. ``calls`` holds those of the
     current generation; ``heads`` and ``length`` (of the longer of q and k) are those of the last.
     """
 
@@ -67,15 +68,16 @@ class Layer:
         self.calls: list[AttentionCall] = []
         self.heads = self.length = 0
         self._trajectory = trajectory
-        self._takes_sigma = _takes_sigma(attention)
+        self._wanted = _wanted_by(attention)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """out, like q [batch, length, heads, head_dim]."""
         step, branch, sigma = self._trajectory.now(self.path)
         self.heads, self.length = q.shape[2], max(q.shape[1], k.shape[1])
-        noise = {"sigma": sigma} if self._takes_sigma else {}
+        known = {"sigma": sigma, "video": self._trajectory.video}
+        wanted = {name: known[name] for name in self._wanted}
         begin = time.perf_counter()
-        out = self.attention(q, k, v, step=step, branch=branch, **noise)
+        out = self.attention(q, k, v, step=step, branch=branch, **wanted)
         # Other devices run on after the call has returned.
         seconds = time.perf_counter() - begin if q.device.type == "cpu" else None
         if out.shape != q.shape:
@@ -95,11 +97,12 @@ class Layer:
             self.attention.reset()
 
 
-def _takes_sigma(attention: Attention) -> bool:
+def _wanted_by(attention: Attention) -> set[str]:
+    """Which of sigma and video an attention has parameters for."""
     try:
-        return "sigma" in inspect.signature(attention).parameters
+        return {"sigma", "video"} & inspect.signature(attention).parameters.keys()
     except ValueError:  # a built-in function has no signature
-        return False
+        return set()
 
 
 def _last_statistics(attention: Attention) -> tuple[Any, ...]:

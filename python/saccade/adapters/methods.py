@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,10 @@ from torch import Tensor
 from ..errors import InvalidArgument
 from ..functional import attention
 from ..lite import LiteAttention, StepStatistics
+from ..lite_schedule import LiteSchedule
 from ..tile_mask import TileGrid
+from . import chosen_tiles
+from .chosen_tiles import COMMON_OPTIONS
 from .layer import Attention
 
 Factory = Callable[[str], Attention]
@@ -31,6 +36,7 @@ _OPTIONS = {
         "reference",
         "mass_budget",
         "reprobe_period",
+        "shares_masks",
         "measures_mass",
         "protected_queries",
         "protected_keys",
@@ -39,6 +45,7 @@ _OPTIONS = {
         "dense_layers",
     ),
     "dense": (),
+    **{name: (*own, *COMMON_OPTIONS) for name, own in chosen_tiles.OPTIONS.items()},
 }
 
 
@@ -69,23 +76,59 @@ def make_attentions(
             f"method must be {_nearest_first(method, _OPTIONS)} or a callable, got {method!r}"
         )
     if not isinstance(method, str) and not callable(method):
-        raise InvalidArgument(f"method must be 'lite', 'dense' or a callable, got {method!r}")
+        raise InvalidArgument(
+            f"method must be {', '.join(map(repr, _OPTIONS))} or a callable, got {method!r}"
+        )
     _require_known_options(method, options)
     if callable(method):
         return {path: _checked(method(path), path) for path in paths}
     if method == "dense":
         return {path: DenseAttention() for path in paths}
     options = dict(options)
-    dense = _dense_paths(options.pop("dense_layers", ()), paths)
-    given = LiteAttention(layout="bshd", **options).schedule  # refuses bad options
-    patterns = dict.fromkeys((*given.dense_layers, *map(_pattern_of, sorted(dense))))
-    schedule = dataclasses.replace(given, dense_layers=tuple(patterns))
-    options = options | {"schedule": schedule, "threshold": None, "layout": "bshd"}
-    dense = set(schedule.dense_among(paths))
+    dense_layers = _dense_paths(options.pop("dense_layers", ()), paths)
+    if method == "lite":
+        given = LiteAttention(layout="bshd", **options).schedule  # refuses bad options
+        schedule, dense = _with_dense_layers(given, dense_layers, paths)
+        options |= {"schedule": schedule, "threshold": None, "layout": "bshd"}
+        make = functools.partial(_lite_attention, options=options)
+    else:
+        given = chosen_tiles.chosen_schedule(method, options)
+        schedule, dense = _with_dense_layers(given, dense_layers, paths)
+        make = functools.partial(chosen_tiles.make, method, schedule=schedule, options=options)
     return {
-        path: DenseAttention() if path in dense else LiteAttention(layer=path, **options)
-        for path in paths
+        path: DenseAttention() if path in dense else make(path, number)
+        for number, path in enumerate(paths)
     }
+
+
+def _lite_attention(path: str, _number: int, *, options: dict[str, Any]) -> LiteAttention:
+    return LiteAttention(layer=path, **options)
+
+
+def _with_dense_layers(
+    given: LiteSchedule, dense_layers: set[str], paths: Sequence[str]
+) -> tuple[LiteSchedule, set[str]]:
+    """A schedule with further dense layers, and all that it has."""
+    patterns = dict.fromkeys((*given.dense_layers, *map(pattern_of, sorted(dense_layers))))
+    schedule = dataclasses.replace(given, dense_layers=tuple(patterns))
+    return schedule, set(schedule.dense_among(paths))
+
+
+def with_schedule(method: str | Factory, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the schedule of a file read, and the rule of its fingerprint.
+
+    Of the rule, what is an option of the method.
+    """
+    schedule = options.get("schedule")
+    if isinstance(schedule, (str, Path)):
+        schedule = LiteSchedule.load(schedule)
+    if not isinstance(schedule, LiteSchedule) or schedule.fingerprint is None:
+        return options if schedule is None else options | {"schedule": schedule}
+    names = ("reference", "order", "block_q", "block_k")
+    known = {name: getattr(schedule.fingerprint, name) for name in names}
+    legal = () if callable(method) else _OPTIONS.get(method, ())
+    rule = {name: value for name, value in known.items() if value and name in legal}
+    return rule | options | {"schedule": schedule}
 
 
 def _require_known_options(method: str | Factory, options: dict[str, Any]) -> None:
@@ -125,7 +168,7 @@ def _dense_path(layer: str | int, paths: Sequence[str]) -> str:
     return layer
 
 
-def _pattern_of(path: str) -> str:
+def pattern_of(path: str) -> str:
     """The pattern that matches this path alone."""
     return re.sub(r"[*?[]", r"[\g<0>]", path)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..errors import Unsupported
 from ..lite_schedule import ScheduleTable
 from ..space_time import Box
 from .layer import Attention, AttentionCall, sparsity_of
@@ -31,6 +34,11 @@ class LayerSummary:
     attention: Attention
     calls: tuple[AttentionCall, ...]
     token_order: str | Box
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of what the layer keeps between steps."""
+        return getattr(self.attention, "state_bytes", 0)
 
 
 @dataclass(frozen=True)
@@ -62,16 +70,65 @@ class Summary:
     @property
     def state_bytes(self) -> int:
         """Memory of what all layers keep between steps."""
-        return sum(getattr(layer.attention, "state_bytes", 0) for layer in self.layers)
+        return sum(layer.state_bytes for layer in self.layers)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The guidance branches, in the order of their first calls."""
+        return tuple(dict.fromkeys(call.branch for call in self.calls))
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The numbers of all calls as float64 tensors; NaN where there is no call or no number.
+
+        "sparsity", "active" (tiles), "kept_mass" and "dropped_mass": [layers, branches, steps,
+        heads], means over the batch. "seconds": [layers, branches, steps]. "state_bytes": int64
+        [layers]. The order is that of ``layers`` and ``branches``.
+        """
+        steps = 1 + max((call.step for call in self.calls), default=-1)
+        shape = len(self.layers), len(self.branches), steps
+        heads = max(
+            (call.active.shape[1] for call in self.calls if call.active is not None), default=0
+        )
+        by_head = ("sparsity", "active", "kept_mass", "dropped_mass")
+        tensors = {
+            name: torch.full((*shape, heads), math.nan, dtype=torch.float64) for name in by_head
+        }
+        tensors["seconds"] = torch.full(shape, math.nan, dtype=torch.float64)
+        tensors["state_bytes"] = torch.tensor([layer.state_bytes for layer in self.layers])
+        for i, layer in enumerate(self.layers):
+            for call in layer.calls:
+                at = i, self.branches.index(call.branch), call.step
+                for name, value in _numbers_of(call).items():
+                    tensors[name][at] = value
+        return tensors
 
     def to_json(self) -> str:
         """Every call: layer, branch, step, seconds, and for each head the tiles and masses.
 
-        An object {"state_bytes": int, "calls": [...]}; a call has the fields of AttentionCall,
+        An object {"sparsity": float, "seconds": float, "state_bytes": int, "layers": [{"path",
+        "token_order", "state_bytes"}], "calls": [...]}; a call has the fields of AttentionCall,
         tensors as lists [batch][heads], thresholds that are no JSON numbers as strings.
         """
+        totals = {name: getattr(self, name) for name in ("sparsity", "seconds", "state_bytes")}
+        of_layer = ("path", "token_order", "state_bytes")
+        layers = [{name: getattr(layer, name) for name in of_layer} for layer in self.layers]
         calls = [{name: _plain(x) for name, x in vars(call).items()} for call in self.calls]
-        return json.dumps({"state_bytes": self.state_bytes, "calls": calls})
+        return json.dumps({**totals, "layers": layers, "calls": calls})
+
+    def to_html(self, path: str | Path, title: str = "Attention of one generation") -> None:
+        """Writes a page that needs nothing else to open; it appears when it is complete.
+
+        Tables by layer and branch, and heatmaps of tiles, time and mass by layer and by head over
+        the steps. Raises FileError, and Unsupported without the packages of
+        ``pip install saccade[demo]``.
+        """
+        try:
+            from ..report.summary_page import write_summary_page
+        except ImportError as error:
+            raise Unsupported(
+                f"pages need the package {error.name}; `pip install saccade[demo]` installs it"
+            ) from None
+        write_summary_page(self, Path(path), title)
 
     def __str__(self) -> str:
         rows = [row for layer in self.layers for row in _rows_of(layer)]
@@ -86,6 +143,16 @@ class Summary:
         if not self.calls:
             lines.append("no calls yet: run the model first")
         return "\n\n".join(["\n".join(lines), *map(str, self.tables)])
+
+
+def _numbers_of(call: AttentionCall) -> dict[str, Any]:
+    """Those that are known, by head the means over the batch."""
+    numbers: dict[str, Any] = {} if call.seconds is None else {"seconds": call.seconds}
+    by_head = {"kept_mass": call.kept_mass, "dropped_mass": call.dropped_mass}
+    if call.active is not None and call.tiles is not None:
+        by_head |= {"active": call.active, "sparsity": 1 - call.active / call.tiles}
+    means = {name: x.double().mean(0) for name, x in by_head.items() if x is not None}
+    return numbers | means
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from .. import _ops
+from ..baselines import VideoLayout
 from ..errors import InvalidArgument, call
 
 _BRANCH_WITHOUT_CONTEXT = "cond"
@@ -16,13 +17,15 @@ class Trajectory:
 
     Steps count from 0 and rise as the timestep falls; a timestep that rises begins a generation.
     ``sigmas`` holds the noise level of each step of the current or last generation: its timestep
-    over ``num_train_timesteps``.
+    over ``num_train_timesteps``. ``video`` says what the tokens of the call under way are, where
+    that is known.
     """
 
     def __init__(self, num_train_timesteps: int) -> None:
         self._current: tuple[int, str] | None = None
         self._num_train_timesteps = num_train_timesteps
         self.sigmas: list[float] = []
+        self.video: VideoLayout | None = None
         self.forget()
 
     def forget(self) -> None:

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, command: str) -> None:
     # These import diffusers, which takes seconds: --help and mistyped options do without.
     from ..report import summarise, write_report
+    from .draw import mismatch_of
     from .load import find_device, load_model
     from .progress import ProgressBars, summary_table
     from .results_file import ResultsFile
@@ -55,6 +57,11 @@ def _run(arguments: argparse.Namespace, command: str) -> None:
     with console.status("loading the model"):
         model = load_model(arguments.model, find_device(arguments.device, backends))
     sweep, first = _plan(arguments, model)
+    if model.schedule is not None:
+        mismatch = mismatch_of(model.schedule, model, first)
+        sweep = replace(sweep, has_calibrated=mismatch is None)
+        if mismatch is not None:
+            console.print(f"without the calibrated schedule: {mismatch}", soft_wrap=True)
     requests = list(sweep.requests(first))  # all of them checked, before minutes of drawing
     with console.status("warming up"):
         native = warm_up(model, first)

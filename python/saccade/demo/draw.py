@@ -13,6 +13,7 @@ from torch import Tensor
 
 import saccade
 
+from ..adapters.fingerprint import text_of
 from ..errors import InvalidArgument
 from ..report import MaskHistory, Measurement
 from ..space_time import Box, require_token_order
@@ -28,12 +29,13 @@ OnStep = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw, and with which attention: "dense", "lite" or "random".
+    """What to draw, and with which attention: "dense", "lite", "calibrated" or "random".
 
     ``threshold`` is that of "lite"; for "random" it names the generation whose number of tiles is
-    kept. "lite" computes every tile in the first ``dense_first_steps``. ``token_order`` is that of
-    saccade.enable. Raises InvalidArgument for a threshold that is no number at most 0, for a
-    negative number of steps and for an order that does not exist.
+    kept. "lite" computes every tile in the first ``dense_first_steps``; "calibrated" is
+    LiteAttention with the schedule of the model. ``token_order`` is that of saccade.enable. Raises
+    InvalidArgument for a threshold that is no number at most 0, for a negative number of steps and
+    for an order that does not exist.
     """
 
     method: str
@@ -48,12 +50,14 @@ class Request:
     token_order: str | Box = "frames"
 
     def __post_init__(self) -> None:
-        if self.method not in ("dense", "lite", "random"):
-            raise InvalidArgument(f"method must be dense, lite or random, got {self.method!r}")
-        if (self.method == "dense") != (self.threshold is None):
+        if self.method not in ("dense", "lite", "calibrated", "random"):
             raise InvalidArgument(
-                f"lite and random need a threshold and dense has none, got {self.method} with "
-                f"{self.threshold}"
+                f"method must be dense, lite, calibrated or random, got {self.method!r}"
+            )
+        if (self.method in ("lite", "random")) == (self.threshold is None):
+            raise InvalidArgument(
+                f"lite and random need a threshold and the others have none, got {self.method} "
+                f"with {self.threshold}"
             )
         if self.threshold is not None:
             self.schedule()  # refuses an illegal one
@@ -110,10 +114,26 @@ def draw(
     return Drawn(clip, _measurement(model, request, calls, seconds, clip, dense_clip), masks)
 
 
+def mismatch_of(schedule: saccade.LiteSchedule, model: Model, request: Request) -> str | None:
+    """How generations like this one differ from what the schedule was calibrated for."""
+    here = saccade.Fingerprint(
+        length=model.tokens(request.shape),
+        steps=request.sampling.steps,
+        block_q=request.block_q,
+        block_k=request.block_k,
+        token_order=text_of(request.token_order),
+    )
+    try:
+        (schedule.fingerprint or saccade.Fingerprint()).require_match(here)
+    except InvalidArgument as error:
+        return str(error)
+    return None
+
+
 @contextmanager
 def enabled(model: Model, request: Request, like: Measurement | None = None) -> Iterator[None]:
     """The model with the attention of a request; "random" needs ``like``."""
-    method, options = _method_of(request, like)
+    method, options = _method_of(model, request, like)
     saccade.enable(model.pipeline, method, token_order=request.token_order, **options)
     try:
         yield
@@ -121,8 +141,12 @@ def enabled(model: Model, request: Request, like: Measurement | None = None) -> 
         saccade.disable(model.pipeline)
 
 
-def _method_of(request: Request, like: Measurement | None) -> tuple[Any, dict[str, Any]]:
+def _method_of(
+    model: Model, request: Request, like: Measurement | None
+) -> tuple[Any, dict[str, Any]]:
     blocks = {"block_q": request.block_q, "block_k": request.block_k}
+    if request.method == "calibrated":
+        return "lite", {"schedule": model.schedule, **blocks}
     if request.method == "lite":
         return "lite", {"schedule": request.schedule(), **blocks}
     if like is not None:

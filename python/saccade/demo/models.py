@@ -12,6 +12,7 @@ from diffusers import WanPipeline
 from torch import Tensor
 
 from ..errors import InvalidArgument
+from ..lite_schedule import LiteSchedule
 from .classifier import Classifier
 
 OnStep = Callable[[int], None]
@@ -59,8 +60,8 @@ class Defaults:
 class Model(ABC):
     """Draws clips; attention is exchanged in its ``pipeline``.
 
-    ``fingerprint`` tells models apart. ``training_log`` is empty and ``classifier`` None where
-    there is none.
+    ``fingerprint`` tells models apart. ``training_log`` is empty, and ``classifier`` and
+    ``schedule``, which saccade.calibrate made for its default clips, are None where there is none.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Model(ABC):
     pipeline: WanPipeline
     training_log: list[dict[str, Any]]
     classifier: Classifier | None
+    schedule: LiteSchedule | None
 
     @abstractmethod
     def draw(

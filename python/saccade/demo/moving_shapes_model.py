@@ -10,6 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from torch import Tensor
 
 from ..errors import InvalidArgument
+from ..lite_schedule import LiteSchedule
 from . import checkpoint
 from .classifier import load_classifier
 from .models import (
@@ -59,6 +60,8 @@ class MovingShapesModel(Model):
         self.training_log = checkpoint.training_log(folder)
         classifier = folder / "classifier.safetensors"
         self.classifier = load_classifier(classifier) if classifier.exists() else None
+        schedule = folder / "schedule.json"
+        self.schedule = LiteSchedule.load(schedule) if schedule.exists() else None
         self.pipeline = WanPipeline(
             tokenizer=None,
             text_encoder=None,

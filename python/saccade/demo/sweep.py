@@ -17,12 +17,15 @@ MASKED_CLIPS = 1  # of a sweep, the ones whose tile masks are kept
 class Sweep:
     """Every prompt dense, with LiteAttention at each threshold, and perhaps with random tiles.
 
+    ``has_calibrated``: also with the schedule of the model.
+
     ``long_frames``: the first ``long_clips`` prompts are drawn again with so many frames, without
     random tiles.
     """
 
     prompts: tuple[str, ...]
     thresholds: tuple[float, ...]
+    has_calibrated: bool = False
     has_random: bool = False
     long_frames: tuple[int, ...] = ()
     long_clips: int = 2
@@ -36,6 +39,8 @@ class Sweep:
         for index, prompt in enumerate(self.prompts):
             clip = replace(first, prompt=prompt, seed=first.seed + index)
             yield from _of_one_clip(clip, self.thresholds, methods)
+            if self.has_calibrated:
+                yield replace(clip, method="calibrated", threshold=None)
         for frames in self.long_frames:
             shape = replace(first.shape, frames=frames)
             for index, prompt in enumerate(self.prompts[: self.long_clips]):

@@ -27,6 +27,7 @@ class WanModel(Model):
     description = "a Wan text-to-video model"
     training_log = ()
     classifier = None
+    schedule = None
     defaults = Defaults(
         prompts=(),
         thresholds=(-8.0, -4.0, -2.0),

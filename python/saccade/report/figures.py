@@ -8,20 +8,25 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from .measurement import Interval, Measurement, Row
+from .measurement import LITE_METHODS, Interval, Measurement, Row
 
 BOUND = 1.10  # attention time over the ideal one that still counts as proportional
 GOOD_PSNR = 30.0
-_METHOD_COLOUR = {"dense": "#8a8f98", "lite": "#5b6ee1", "random": "#e0803a"}
+_METHOD_COLOUR = {
+    "dense": "#8a8f98",
+    "lite": "#5b6ee1",
+    "calibrated": "#2a9d8f",
+    "random": "#e0803a",
+}
 _SERIES = ("#2a9d8f", "#5b6ee1", "#c2549d", "#e0803a", "#b59a1d", "#4f9bd9", "#8a6bd1", "#6b8f3a")
 
 
 def sparsity_by_step(measurements: Sequence[Measurement]) -> go.Figure:
-    """One line for each threshold: the mean over clips."""
+    """One line for each threshold and schedule: the mean over clips."""
     figure = _figure("denoising step", "tiles skipped, %")
     groups: dict[str, list[Measurement]] = {}
     for measurement in _shortest(measurements):
-        if measurement.method == "lite":
+        if measurement.method in LITE_METHODS:
             groups.setdefault(measurement.label, []).append(measurement)
     for (label, group), colour in zip(groups.items(), _cycle(len(groups)), strict=True):
         clips = (m.sparsity_by_step() for m in group)
@@ -58,7 +63,7 @@ def speed_by_length(rows: Sequence[Row]) -> go.Figure:
     figure = _figure("tiles skipped, %", "attention speed-up against dense")
     lengths = sorted({(row.tokens, row.frames) for row in rows})
     for (tokens, frames), colour in zip(lengths, _cycle(len(lengths)), strict=True):
-        line = [row for row in rows if row.frames == frames and row.method == "lite"]
+        line = [row for row in rows if row.frames == frames and row.method in LITE_METHODS]
         line.sort(key=lambda row: row.sparsity.mean)
         figure.add_scatter(
             x=[100 * row.sparsity.mean for row in line], y=[row.speed_up.mean for row in line],
@@ -81,7 +86,7 @@ def time_against_ideal(measurements: Sequence[Measurement]) -> go.Figure:
                        line={"color": "#8a8f98", "width": 1.5, "dash": "dot"}, hoverinfo="skip",
                        fill="tonexty", fillcolor="rgba(138,143,152,0.15)")  # fmt: skip
     dense = {m.clip_key: m.attention_seconds for m in measurements if m.method == "dense"}
-    lite = [m for m in measurements if m.method == "lite" and m.clip_key in dense]
+    lite = [m for m in measurements if m.method in LITE_METHODS and m.clip_key in dense]
     figure.add_scatter(
         x=[100 * m.sparsity for m in lite],
         y=[100 * m.attention_seconds / dense[m.clip_key] for m in lite],

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 Counts = list[list[list[list[int]]]]
 
 
+LITE_METHODS = ("lite", "calibrated")  # LiteAttention at one threshold, or with a schedule
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One clip drawn with one method.
@@ -162,7 +165,7 @@ def featured(rows: Sequence[Row], least_psnr: float = 30.0) -> Row | None:
 
     The fastest one that reaches ``least_psnr`` dB, otherwise the one closest to dense.
     """
-    sparse = [row for row in rows if row.method == "lite" and row.psnr is not None]
+    sparse = [row for row in rows if row.method in LITE_METHODS and row.psnr is not None]
     if not sparse:
         return None
     shortest = min(row.frames for row in sparse)

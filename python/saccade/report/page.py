@@ -10,17 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import plotly.graph_objects as go
-import plotly.offline
-from markupsafe import Markup
 
 from ..files import write_atomically
 from . import figures
 from .contents import Contents
-from .measurement import Measurement, Row, featured, summarise
+from .measurement import LITE_METHODS, Measurement, Row, featured, summarise
 from .sprites import mask_data, sprite_of
 from .table import COLUMNS, format_interval, table_cells
+from .template import render_template
 
 
 def write_report(contents: Contents, folder: Path) -> Path:
@@ -47,15 +45,10 @@ def write_report(contents: Contents, folder: Path) -> Path:
 
 def render(contents: Contents, rows: Sequence[Row]) -> str:
     """The page as HTML text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("saccade.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source = environment.loader.get_source
-    return environment.get_template("report.html").render(
+    return render_template(
+        "report.html",
+        scripts=("shared.js", "report.js"),
+        data=_page_data(contents, rows),
         contents=contents,
         headline=_headline(rows),
         cards=_cards(rows),
@@ -63,10 +56,6 @@ def render(contents: Contents, rows: Sequence[Row]) -> str:
         columns=COLUMNS,
         cells=table_cells(rows),
         figures=[name for name, _ in _figures(contents, rows)],
-        style=Markup(source(environment, "report.css")[0]),
-        script=Markup(source(environment, "report.js")[0]),
-        plotly=Markup(plotly.offline.get_plotlyjs()),
-        data=_script_safe(_page_data(contents, rows)),
     )
 
 
@@ -83,7 +72,7 @@ def _figures(contents: Contents, rows: Sequence[Row]) -> list[tuple[str, go.Figu
     measurements = contents.measurements
     chosen = [
         ("steps", figures.sparsity_by_step(measurements)),
-        ("quality", figures.quality_against_speed([r for r in rows if r.method == "lite"])),
+        ("quality", figures.quality_against_speed([r for r in rows if r.method in LITE_METHODS])),
         ("times", figures.time_against_ideal(measurements)),
     ]
     if any(row.method == "random" for row in rows):
@@ -100,11 +89,13 @@ def _figures(contents: Contents, rows: Sequence[Row]) -> list[tuple[str, go.Figu
 def _headline(rows: Sequence[Row]) -> str:
     row = featured(rows)
     if row.psnr.mean >= figures.GOOD_PSNR:
-        why = f"the fastest threshold whose clips stay at {figures.GOOD_PSNR:g} dB or closer"
+        why = f"the fastest one whose clips stay at {figures.GOOD_PSNR:g} dB or closer"
     else:
-        why = f"no threshold reached {figures.GOOD_PSNR:g} dB, and this one is the closest"
+        why = f"none reached {figures.GOOD_PSNR:g} dB, and this one is the closest"
+    how = "with the calibrated schedule"
+    how = how if row.threshold is None else f"at threshold {row.threshold:g}"
     clips = "one clip" if row.clips == 1 else f"the mean of {row.clips} clips"
-    return f"LiteAttention at threshold {row.threshold:g}, {clips}: {why}."
+    return f"LiteAttention {how}, {clips}: {why}."
 
 
 def _cards(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
@@ -140,11 +131,14 @@ def _clip_rows(contents: Contents) -> list[dict[str, Any]]:
 
 
 def _heatmaps(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """For each threshold, the percentage skipped [branch][layer][head][step], mean over clips."""
+    """For each threshold and schedule, the percentage skipped [branch][layer][head][step].
+
+    The mean over clips.
+    """
     shortest = min(m.frames for m in measurements)
     groups: dict[str, list[Measurement]] = {}
     for measurement in measurements:
-        if measurement.method == "lite" and measurement.frames == shortest:
+        if measurement.method in LITE_METHODS and measurement.frames == shortest:
             groups.setdefault(measurement.label, []).append(measurement)
     return [
         {
@@ -164,11 +158,6 @@ def _mean_skipped(counts: Sequence[Any], tiles: int) -> Any:
     return round(100 * (1 - statistics.fmean(counts) / tiles), 2)
 
 
-def _script_safe(data: dict[str, Any]) -> Markup:
-    """JSON that no text in it can end the script element of."""
-    return Markup(json.dumps(data, allow_nan=False, default=_plain).replace("<", "\\u003c"))
-
-
 def _finite(value: Any) -> Any:
     """Nested lists and dicts with a threshold of -inf as text, for which JSON has no number."""
     if isinstance(value, dict):
@@ -176,8 +165,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(part) for part in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plain(value: Any) -> Any:
-    """Tuples and arrays of plotly as lists."""
-    return list(value)

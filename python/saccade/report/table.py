@@ -33,7 +33,8 @@ def _percent(value: Interval) -> Interval:
 
 
 COLUMNS = (
-    Column("method", "dense; lite is LiteAttention with its threshold in log2 units; random is "
+    Column("method", "dense; lite is LiteAttention with its threshold in log2 units, calibrated "
+           "with what saccade.calibrate found for each layer, head and step; random is "
            "tiles dropped at random, as many as LiteAttention at this threshold skipped at each "
            "step, layer, head and branch", lambda r: r.label),
     Column("tokens", "of one clip in self-attention", lambda r: str(r.tokens)),

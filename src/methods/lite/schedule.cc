@@ -72,6 +72,10 @@ std::vector<double> thresholds_of(const Schedule& schedule, const Call& call) {
     if (!matches(entry.layers, call.layer)) continue;
     if (entry.threshold) return {*entry.threshold};
     if (!entry.thresholds.empty()) return {entry.thresholds[call.step]};
+    if (!entry.step_head_thresholds.empty()) {
+      return of_heads(entry.step_head_thresholds[call.step], call,
+                      fmt::format("layer_thresholds[{}].step_head_thresholds[{}]", i, call.step));
+    }
     return of_heads(entry.head_thresholds, call,
                     fmt::format("layer_thresholds[{}].head_thresholds", i));
   }

@@ -8,9 +8,7 @@
 
 namespace saccade::lite {
 
-// Of the JSON form: the field that says which version of it a text is, and the version of this
-// code.
-inline constexpr const char* kScheduleVersionField = "version";
+// Of the JSON form that this code reads and writes.
 inline constexpr std::int64_t kScheduleVersion = 1;
 
 template <typename Object, typename Value>
@@ -18,6 +16,10 @@ struct Field {
   const char* name;
   Value Object::*member;
 };
+
+// Clang deduces the arguments of aggregates since 17.
+template <typename Object, typename Value>
+Field(const char*, Value Object::*) -> Field<Object, Value>;
 
 template <typename Object>
 inline constexpr std::tuple<> kFields{};
@@ -28,6 +30,7 @@ inline constexpr auto kFields<LayerThresholds> = std::tuple{
     Field{"threshold", &LayerThresholds::threshold},
     Field{"thresholds", &LayerThresholds::thresholds},
     Field{"head_thresholds", &LayerThresholds::head_thresholds},
+    Field{"step_head_thresholds", &LayerThresholds::step_head_thresholds},
 };
 
 template <>
@@ -40,10 +43,42 @@ inline constexpr auto kFields<Fingerprint> = std::tuple{
     Field{"steps", &Fingerprint::steps},
     Field{"rule", &Fingerprint::rule},
     Field{"reference", &Fingerprint::reference},
+    Field{"order", &Fingerprint::order},
     Field{"block_q", &Fingerprint::block_q},
     Field{"block_k", &Fingerprint::block_k},
     Field{"token_order", &Fingerprint::token_order},
     Field{"saccade_version", &Fingerprint::saccade_version},
+};
+
+template <>
+inline constexpr auto kFields<StepErrors> = std::tuple{
+    Field{"relative_l1", &StepErrors::relative_l1},
+    Field{"rmse", &StepErrors::rmse},
+    Field{"cosine", &StepErrors::cosine},
+};
+
+template <>
+inline constexpr auto kFields<LayerErrors> = std::tuple{
+    Field{"layer", &LayerErrors::layer},
+    Field{"errors", &LayerErrors::errors},
+};
+
+template <>
+inline constexpr auto kFields<Verification> = std::tuple{
+    Field{"seed", &Verification::seed},
+    Field{"sparsity", &Verification::sparsity},
+    Field{"errors", &Verification::errors},
+};
+
+template <>
+inline constexpr auto kFields<CalibrationRecord> = std::tuple{
+    Field{"target", &CalibrationRecord::target},
+    Field{"targets", &CalibrationRecord::targets},
+    Field{"seed", &CalibrationRecord::seed},
+    Field{"sparsity", &CalibrationRecord::sparsity},
+    Field{"work", &CalibrationRecord::work},
+    Field{"layers", &CalibrationRecord::layers},
+    Field{"verification", &CalibrationRecord::verification},
 };
 
 template <>
@@ -64,6 +99,7 @@ inline constexpr auto kFields<Schedule> = std::tuple{
     Field{"must_skip_queries", &Schedule::must_skip_queries},
     Field{"must_skip_keys", &Schedule::must_skip_keys},
     Field{"fingerprint", &Schedule::fingerprint},
+    Field{"calibration", &Schedule::calibration},
 };
 
 // visit(name, member) for each field, in their order.

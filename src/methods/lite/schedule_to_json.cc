@@ -1,3 +1,4 @@
+#include "core/strict_json.h"
 #include "methods/lite/schedule_fields.h"
 
 #include <saccade/error.h>
@@ -5,7 +6,10 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <tuple>
+#include <type_traits>
 
 namespace saccade::lite {
 namespace {
@@ -31,12 +35,11 @@ Json written(const TokenRange& range) {
 template <typename Object>
 Json written_object(const Object& object);
 
-Json written(const LayerThresholds& entry) {
-  return written_object(entry);
-}
-
-Json written(const Fingerprint& fingerprint) {
-  return written_object(fingerprint);
+// Structs with named fields.
+template <typename Object>
+requires(std::tuple_size_v<std::remove_const_t<decltype(kFields<Object>)>> > 0) Json
+    written(const Object& object) {
+  return written_object(object);
 }
 
 template <typename Value>
@@ -62,29 +65,39 @@ Json written_object(const Object& object) {
   return json;
 }
 
-// Each field on a line of its own, and each object of a list.
-std::string laid_out(const Json& schedule) {
+bool is_list_of_objects(const Json& json) {
+  return json.is_array() && json.front().is_object();
+}
+
+std::string laid_out(const Json& json, const std::string& indent);
+
+// Each entry of an object or a list on a line of its own.
+std::string spread_out(const Json& json, const std::string& indent) {
   std::string text;
-  for (const auto& [name, value] : schedule.items()) {
-    std::string line = value.dump();
-    if (value.is_array() && value.front().is_object()) {
-      line.clear();
-      for (const Json& entry : value) line += (line.empty() ? "" : ",\n") + ("    " + entry.dump());
-      line = "[\n" + line + "\n  ]";
-    }
-    text += fmt::format("{}  \"{}\": {}", text.empty() ? "" : ",\n", name, line);
+  for (const auto& [name, value] : json.items()) {
+    const std::string key = json.is_object() ? fmt::format("\"{}\": ", name) : "";
+    text += fmt::format("{}{}  {}{}", text.empty() ? "" : ",\n", indent, key,
+                        laid_out(value, indent + "  "));
   }
-  return "{\n" + text + "\n}\n";
+  const bool is_list = json.is_array();
+  return fmt::format("{}\n{}\n{}{}", is_list ? "[" : "{", text, indent, is_list ? "]" : "}");
+}
+
+// Lists of objects, and objects that hold such, are spread out; anything else is one line.
+std::string laid_out(const Json& json, const std::string& indent) {
+  const bool is_spread = is_list_of_objects(json) ||
+                         (json.is_object() && std::ranges::any_of(json, is_list_of_objects));
+  return is_spread ? spread_out(json, indent) : json.dump();
 }
 
 }  // namespace
 
 std::string to_json(const Schedule& schedule) {
   validate(schedule);
-  Json json = {{kScheduleVersionField, kScheduleVersion}};
+  Json json = {{kVersionField, kScheduleVersion}};
   try {
     json.update(written_object(schedule));
-    return laid_out(json);
+    return spread_out(json, "") + "\n";
   } catch (const Json::exception& error) {
     throw InvalidArgument(fmt::format("a text of the schedule is not UTF-8: {}", error.what()));
   }

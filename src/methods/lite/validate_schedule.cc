@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace saccade::lite {
@@ -39,11 +40,19 @@ void require_entry(const LayerThresholds& entry, const std::string& field) {
   if (entry.threshold) require_threshold(*entry.threshold, field + ".threshold");
   require_thresholds(entry.thresholds, field + ".thresholds");
   require_thresholds(entry.head_thresholds, field + ".head_thresholds");
-  const int given =
-      entry.threshold.has_value() + !entry.thresholds.empty() + !entry.head_thresholds.empty();
+  for (std::size_t i = 0; i < entry.step_head_thresholds.size(); ++i) {
+    const std::string row = fmt::format("{}.step_head_thresholds[{}]", field, i);
+    require_thresholds(entry.step_head_thresholds[i], row);
+    if (entry.step_head_thresholds[i].empty()) {
+      throw InvalidArgument(fmt::format("{} is empty, but needs one for each query head", row));
+    }
+  }
+  const int given = entry.threshold.has_value() + !entry.thresholds.empty() +
+                    !entry.head_thresholds.empty() + !entry.step_head_thresholds.empty();
   if (given != 1) {
     throw InvalidArgument(
-        fmt::format("{} has {} of threshold, thresholds and head_thresholds, but needs exactly 1",
+        fmt::format("{} has {} of threshold, thresholds, head_thresholds and step_head_thresholds, "
+                    "but needs exactly 1",
                     field, given));
   }
 }
@@ -65,16 +74,18 @@ void require_all_thresholds(const Schedule& schedule) {
 // All lists of steps have one length, num_steps where that is known.
 void require_equal_steps(const Schedule& schedule) {
   const std::int64_t covered = covered_steps(schedule);
-  const auto require = [&](const std::vector<double>& thresholds, const std::string& field) {
-    const auto steps = static_cast<std::int64_t>(thresholds.size());
+  const auto require = [&](const auto& list, const std::string& field) {
+    const auto steps = static_cast<std::int64_t>(list.size());
     if (steps == 0 || steps == covered) return;
     throw InvalidArgument(fmt::format("{} has {} entries for {} steps; give one for each step",
                                       field, steps, covered));
   };
   require(schedule.thresholds, "thresholds");
   for (std::size_t i = 0; i < schedule.layer_thresholds.size(); ++i) {
-    require(schedule.layer_thresholds[i].thresholds,
-            fmt::format("layer_thresholds[{}].thresholds", i));
+    const LayerThresholds& entry = schedule.layer_thresholds[i];
+    require(entry.thresholds, fmt::format("layer_thresholds[{}].thresholds", i));
+    require(entry.step_head_thresholds,
+            fmt::format("layer_thresholds[{}].step_head_thresholds", i));
   }
 }
 
@@ -159,12 +170,31 @@ void require_fingerprint(const Fingerprint& fingerprint) {
   require_block(fingerprint.block_k, "fingerprint.block_k");
 }
 
+void require_errors(const StepErrors& errors, const std::string& field) {
+  const std::size_t steps = errors.relative_l1.size();
+  if (errors.rmse.size() == steps && errors.cosine.size() == steps) return;
+  throw InvalidArgument(
+      fmt::format("{} has {} entries of relative_l1, {} of rmse and {} of cosine; give all three "
+                  "for each step",
+                  field, steps, errors.rmse.size(), errors.cosine.size()));
+}
+
+void require_calibration(const CalibrationRecord& record) {
+  for (std::size_t i = 0; i < record.layers.size(); ++i) {
+    require_errors(record.layers[i].errors, fmt::format("calibration.layers[{}].errors", i));
+  }
+  for (std::size_t i = 0; i < record.verification.size(); ++i) {
+    require_errors(record.verification[i].errors,
+                   fmt::format("calibration.verification[{}].errors", i));
+  }
+}
+
 }  // namespace
 
 std::int64_t covered_steps(const Schedule& schedule) {
   std::size_t listed = schedule.thresholds.size();
   for (const LayerThresholds& entry : schedule.layer_thresholds) {
-    if (listed == 0) listed = entry.thresholds.size();
+    if (listed == 0) listed = std::max(entry.thresholds.size(), entry.step_head_thresholds.size());
   }
   return schedule.num_steps > 0 ? schedule.num_steps : static_cast<std::int64_t>(listed);
 }
@@ -183,6 +213,7 @@ void validate(const Schedule& schedule) {
   require_disjoint(schedule.must_do_keys, "must_do_keys", schedule.must_skip_keys,
                    "must_skip_keys");
   if (schedule.fingerprint) require_fingerprint(*schedule.fingerprint);
+  if (schedule.calibration) require_calibration(*schedule.calibration);
 }
 
 }  // namespace saccade::lite
