@@ -220,6 +220,7 @@ def _(
     is_partial: bool,
     is_dense: bool,
     thresholds: list[float],
+    measure: int,
     reference: int,
     order: int,
     mass_budget: float | None,

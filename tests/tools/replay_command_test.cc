@@ -59,8 +59,8 @@ TEST_F(ReplayCommand, PrintsStepsAndTotals) {
   ASSERT_EQ(done.exit_code, 0) << done.err;
   for (const char* part :
        {"WanTransformer3DModel", "10 calls; layers: 2, branches: 1, steps of the generation: 12",
-        "8 frames of 8 x 8 tokens", "lite, tiles 64 x 64, reference running", "mass-budget none",
-        "sparsity", "rel. L1", "RMSE", "cosine", "speed-up"}) {
+        "8 frames of 8 x 8 tokens", "lite, tiles 64 x 64, measure largest_weight",
+        "mass-budget none", "sparsity", "rel. L1", "RMSE", "cosine", "speed-up"}) {
     EXPECT_TRUE(contains(done.out, part));
   }
   EXPECT_EQ(lines_of(done.out, " %"), 6);  // 5 steps and the total
