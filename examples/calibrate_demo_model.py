@@ -35,11 +35,12 @@ def main() -> None:
         schedule=saccade.LiteSchedule(dense_first_steps=arguments.dense_first_steps),
         seed=SEED,
         verify_with=[HELD_OUT_SEED],
+        measure=arguments.measure,
         order="alternating",
         block_q=64,
         block_k=64,
     )
-    path = arguments.model / "schedule.json"
+    path = arguments.out or arguments.model / "schedule.json"
     schedule.save(path)
     print(f"{path}: {schedule.calibration.sparsity:.1%} skipped on the calibrated clip")
     for one in schedule.calibration.verification:
@@ -52,8 +53,10 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("examples/demo_model"))
+    parser.add_argument("--out", type=Path, help="default: schedule.json beside the model")
     parser.add_argument("--error", type=float, default=0.12)
     parser.add_argument("--slope", type=float, default=0.04)
+    parser.add_argument("--measure", default="largest_weight")
     parser.add_argument("--dense-first-steps", type=int, default=3)
     return parser.parse_args()
 

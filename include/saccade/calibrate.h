@@ -57,7 +57,7 @@ struct CalibrationStateView {
 };
 
 struct CalibrationOptions {
-  Rule rule{};  // of the largest weight, without mass_budget and reprobe_period
+  Rule rule{};  // without mass_budget and reprobe_period
   std::int64_t step = 0;
 
   // The schedule computes every tile at this step. So it does at the first.

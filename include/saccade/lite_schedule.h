@@ -43,6 +43,7 @@ struct Fingerprint {
   std::int64_t length = 0;  // tokens
   std::int64_t steps = 0;
   std::string rule{};         // what drops a tile, such as "threshold"
+  std::string measure{};      // what of a tile is judged, such as "largest_weight"
   std::string reference{};    // what scores are measured against, such as "running"
   std::string order{};        // in which a row visits its tiles, such as "linear"
   std::int64_t block_q = 0;   // 64 or 128

@@ -41,6 +41,7 @@ struct DenseStep {
             std::int64_t block_k,
             std::int64_t step,
             bool is_dense,
+            std::int64_t measure,
             std::int64_t reference,
             std::int64_t order)
       : inputs{.q = view_of(q, "q"), .k = view_of(k, "k"), .v = view_of(v, "v")},
@@ -48,7 +49,7 @@ struct DenseStep {
               .scores = view_of(scores, "scores"),
               .ref = view_of(ref, "ref"),
               .shares = view_of(shares, "shares")},
-        options{.rule = rule_from(0, reference, order, std::nullopt, 0),
+        options{.rule = rule_from(measure, reference, order, std::nullopt, 0),
                 .step = step,
                 .is_dense = is_dense},
         out(torch::stable::empty_like(q)) {
@@ -126,6 +127,7 @@ std::tuple<Tensor, std::vector<double>, Tensor, std::int64_t, std::int64_t> lite
     std::int64_t block_k,
     std::int64_t step,
     bool is_dense,
+    std::int64_t measure,
     std::int64_t reference,
     std::int64_t order,
     double target,
@@ -135,8 +137,8 @@ std::tuple<Tensor, std::vector<double>, Tensor, std::int64_t, std::int64_t> lite
     const std::vector<std::int64_t>& protected_keys,
     const std::vector<std::int64_t>& skipped_queries,
     const std::vector<std::int64_t>& skipped_keys) {
-  DenseStep call(q, k, v, mask, scores, shares, ref, block_q, block_k, step, is_dense, reference,
-                 order);
+  DenseStep call(q, k, v, mask, scores, shares, ref, block_q, block_k, step, is_dense, measure,
+                 reference, order);
   const Ranges ranges(protected_queries, protected_keys, skipped_queries, skipped_keys);
   ranges.set(call.options);
   call.options.target = target;
@@ -160,14 +162,15 @@ std::tuple<Tensor, std::vector<std::int64_t>> lite_observe_step(
     std::int64_t block_k,
     std::int64_t step,
     bool is_dense,
+    std::int64_t measure,
     std::int64_t reference,
     std::int64_t order,
     const std::vector<std::int64_t>& protected_queries,
     const std::vector<std::int64_t>& protected_keys,
     const std::vector<std::int64_t>& skipped_queries,
     const std::vector<std::int64_t>& skipped_keys) {
-  DenseStep call(q, k, v, mask, scores, shares, ref, block_q, block_k, step, is_dense, reference,
-                 order);
+  DenseStep call(q, k, v, mask, scores, shares, ref, block_q, block_k, step, is_dense, measure,
+                 reference, order);
   const Ranges ranges(protected_queries, protected_keys, skipped_queries, skipped_keys);
   ranges.set(call.options);
   std::vector<std::int64_t> skipped = lite::observe_step(call.context, call.inputs, call.options,

@@ -117,13 +117,13 @@ STABLE_TORCH_LIBRARY(saccade, library) {
   library.def(
       "lite_calibrate_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!) scores, "
       "Tensor(c!) shares, Tensor(d!)? ref, int block_q, int block_k, int step, bool is_dense, "
-      "int reference, int order, float target, bool by_head, float most_work, "
+      "int measure, int reference, int order, float target, bool by_head, float most_work, "
       "int[] protected_queries, int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
       "-> (Tensor out, float[] thresholds, Tensor errors, int computed, int searched)");
   library.def(
       "lite_observe_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!) scores, "
       "Tensor(c!) shares, Tensor(d!)? ref, int block_q, int block_k, int step, bool is_dense, "
-      "int reference, int order, "
+      "int measure, int reference, int order, "
       "int[] protected_queries, int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
       "-> (Tensor out, int[] skipped)");
   library.def(

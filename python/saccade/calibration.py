@@ -30,6 +30,7 @@ class Setting:
     """
 
     schedule: LiteSchedule
+    measure: str
     reference: str
     order: str
     block_q: int
@@ -119,7 +120,7 @@ class CalibratedLayer(ABC):
         return (
             *(q, k, v, state.mask, state.scores, state.shares, state.ref),
             *(setting.block_q, setting.block_k, step, plan.is_dense),
-            *numbers_of("largest_weight", setting.reference, setting.order)[1:],
+            *numbers_of(setting.measure, setting.reference, setting.order),
         )
 
     @property

@@ -243,11 +243,10 @@ class LiteAttention:
     @property
     def facts(self) -> dict[str, Any]:
         """The fields of a schedule's fingerprint that the options decide."""
-        is_usual = self.measure == "largest_weight"
-        parts = ["threshold" if is_usual else f"threshold of the {self.measure}"]
+        parts = ["threshold"]
         parts += ["mass budget"] if self.mass_budget is not None else []
         parts += ["re-probing"] if self.reprobe_period > 0 else []
-        names = ("reference", "order", "block_q", "block_k")
+        names = ("measure", "reference", "order", "block_q", "block_k")
         return {"rule": ", ".join(parts)} | {name: getattr(self, name) for name in names}
 
     def mask(self, branch: str = "cond") -> TileMask:

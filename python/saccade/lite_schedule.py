@@ -66,6 +66,7 @@ class Fingerprint:
     length: int = 0
     steps: int = 0
     rule: str = ""
+    measure: str = ""
     reference: str = ""
     order: str = ""
     block_q: int = 0

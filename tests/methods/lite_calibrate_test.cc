@@ -200,6 +200,10 @@ TEST(LiteCalibrateTest, TheScheduleDoesWhatCalibrationSaw) {
     }
     expect_replay({.reference = reference}, false, 3);
   }
+  for (const Measure measure : {Measure::largest_mass, Measure::mean_mass}) {
+    SCOPED_TRACE(name_of(measure));
+    expect_replay({.measure = measure}, true, 1);
+  }
 }
 
 TEST(LiteCalibrateTest, TheSearchCostsNoMoreThanItMay) {

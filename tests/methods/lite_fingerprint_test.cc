@@ -12,6 +12,7 @@ const Fingerprint kWan = {.model = "Wan2.1-T2V-1.3B",
                           .length = 32760,
                           .steps = 50,
                           .rule = "threshold",
+                          .measure = "largest_weight",
                           .reference = "running",
                           .block_q = 128,
                           .block_k = 64,
@@ -30,6 +31,7 @@ TEST(LiteFingerprintTest, NamesEveryDifference) {
                              .length = 75600,
                              .steps = 20,
                              .rule = "budget",
+                             .measure = "mean_mass",
                              .reference = "lse",
                              .block_q = 64,
                              .block_k = 128,
@@ -38,9 +40,9 @@ TEST(LiteFingerprintTest, NamesEveryDifference) {
   test::expect_error<InvalidArgument>(
       {"model is 'Wan2.1-T2V-1.3B', not 'Wan2.2'", "layers is 30, not 40", "heads is 12, not 24",
        "head_dim is 128, not 64", "length is 32760, not 75600", "steps is 50, not 20",
-       "rule is 'threshold', not 'budget'", "reference is 'running', not 'lse'",
-       "block_q is 128, not 64", "block_k is 64, not 128", "token_order is 'linear', not 'blocks'",
-       "saccade_version is '0.1.0', not '0.2.0'"},
+       "rule is 'threshold', not 'budget'", "measure is 'largest_weight', not 'mean_mass'",
+       "reference is 'running', not 'lse'", "block_q is 128, not 64", "block_k is 64, not 128",
+       "token_order is 'linear', not 'blocks'", "saccade_version is '0.1.0', not '0.2.0'"},
       [&] { require_match(kWan, other); });
 }
 

@@ -125,6 +125,7 @@ def test_a_smaller_error_skips_less():
     [
         {"by_head": False},
         {"reference": "lse"},
+        {"measure": "mean_mass"},
         {"order": "alternating"},
         {"token_order": (1, 4, 8)},
         {"schedule": LiteSchedule(dense_first_steps=2, dense_layers="*blocks.1.*")},
@@ -172,6 +173,7 @@ def test_a_time():
         ({"steps": 4}, {}, "steps is 5, not 4"),
         ({}, {"reference": "lse"}, "reference is 'running', not 'lse'"),
         ({}, {"order": "radial"}, "order is 'linear', not 'radial'"),
+        ({}, {"measure": "mean_mass"}, "measure is 'largest_weight', not 'mean_mass'"),
         ({}, {"block_q": 128}, "block_q is 64, not 128"),
         ({}, {"block_k": 128}, "block_k is 64, not 128"),
         ({}, {"reprobe_period": 4}, "rule is 'threshold', not 'threshold, re-probing'"),

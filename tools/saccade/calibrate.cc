@@ -33,6 +33,7 @@ struct CalibrateOptions {
   double slope = 0.01;
   std::optional<double> sparsity;
   std::optional<std::int64_t> dense_first_steps;
+  Measure measure = Measure::largest_weight;
   lite::Reference reference = lite::Reference::running;
   lite::Order order = lite::Order::linear;
   int block_q = 128;
@@ -101,15 +102,16 @@ lite::CalibrationOptions options_of(const CalibrateOptions& options,
                                                      .layer = call.layer,
                                                      .heads = call.q.shape[1],
                                                      .length = call.q.shape[2]});
-  return {.rule = {.reference = options.reference, .order = options.order},
-          .step = call.step,
-          .is_dense = plan.is_dense,
-          .by_head = !options.has_common_threshold,
-          .scale = trace.info().scale,
-          .protected_queries = base.must_do_queries,
-          .protected_keys = base.must_do_keys,
-          .skipped_queries = base.must_skip_queries,
-          .skipped_keys = base.must_skip_keys};
+  return {
+      .rule = {.measure = options.measure, .reference = options.reference, .order = options.order},
+      .step = call.step,
+      .is_dense = plan.is_dense,
+      .by_head = !options.has_common_threshold,
+      .scale = trace.info().scale,
+      .protected_queries = base.must_do_queries,
+      .protected_keys = base.must_do_keys,
+      .skipped_queries = base.must_skip_queries,
+      .skipped_keys = base.must_skip_keys};
 }
 
 std::vector<double> targets_of(const CalibrateOptions& options, std::int64_t steps) {
@@ -234,6 +236,7 @@ lite::Fingerprint fingerprint_of(const CalibrateOptions& options, const Trace& t
           .length = std::max(call.q.shape[2], call.k.shape[2]),
           .steps = info.num_steps,
           .rule = "threshold",
+          .measure = std::string(name_of(options.measure)),
           .reference = std::string(name_of(options.reference)),
           .order = std::string(name_of(options.order)),
           .block_q = options.block_q,
@@ -357,7 +360,13 @@ void add_calibrate_command(CLI::App& app, Invocation&) {
       ->check(CLI::ExistingFile);
   command->add_option("--dense-first-steps", options->dense_first_steps,
                       "Steps at the start that compute every tile (default: 1)");
-  command->add_option("--reference", options->reference, "What scores are measured against")
+  command
+      ->add_option("--measure", options->measure, "What of a tile is compared with the threshold")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Measure>{{"largest_weight", Measure::largest_weight},
+                                         {"largest_mass", Measure::largest_mass},
+                                         {"mean_mass", Measure::mean_mass}}));
+  command->add_option("--reference", options->reference, "What weights are measured against")
       ->transform(CLI::CheckedTransformer(std::map<std::string, lite::Reference>{
           {"running", lite::Reference::running}, {"lse", lite::Reference::lse}}));
   command->add_option("--order", options->order, "In which a row visits its tiles")

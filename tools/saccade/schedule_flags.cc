@@ -84,7 +84,7 @@ Json token_ranges(const Texts& texts) {
 }
 
 Json fingerprint(const Texts& texts) {
-  const Texts text_fields = {"model", "rule",        "reference",
+  const Texts text_fields = {"model", "rule",        "measure",        "reference",
                              "order", "token_order", "saccade_version"};
   Json json = Json::object();
   for (const std::string& text : texts) {

@@ -37,7 +37,7 @@ _ERROR = 0.075  # the paper's xi
 # Of the search, beside the dense call and in units of it: together with the rest of the model, a
 # calibration takes less than 4 times a dense generation.
 _MOST_WORK = 2.5
-_OPTIONS = ("reference", "order", "block_q", "block_k")
+_OPTIONS = ("measure", "reference", "order", "block_q", "block_k")
 _WITHOUT_THRESHOLDS: dict[str, Any] = {
     "threshold": DEFAULT_THRESHOLD,
     "thresholds": (),
@@ -93,7 +93,7 @@ def calibrate(
         by_head: each head keeps the error with thresholds of its own; else one for all heads.
         token_order: as for saccade.enable.
         progress: shows a bar of the denoising steps.
-        **options: ``reference``, ``order``, ``block_q`` and ``block_k`` of LiteAttention.
+        **options: ``measure``, ``reference``, ``order``, ``block_q`` and ``block_k`` of LiteAttention.
 
     The schedule has a fingerprint, which saccade.enable checks. Raises InvalidArgument, or
     Unsupported as saccade.enable does; the model is left as it was.
@@ -107,7 +107,8 @@ def calibrate(
     layers: dict[str, CalibratedLayer] = {}
 
     with _progress_bar(progress, model, 1 + 2 * len(verify_with)) as on_step:
-        setting = Setting(base, rule.reference, rule.order, rule.block_q, rule.block_k, on_step)
+        names = ("measure", "reference", "order", "block_q", "block_k")
+        setting = Setting(base, *(getattr(rule, name) for name in names), on_step)
 
         def make(path: str) -> CalibratedLayer:
             if sparsity is not None or speedup is not None:

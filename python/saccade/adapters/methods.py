@@ -124,7 +124,7 @@ def with_schedule(method: str | Factory, options: dict[str, Any]) -> dict[str, A
         schedule = LiteSchedule.load(schedule)
     if not isinstance(schedule, LiteSchedule) or schedule.fingerprint is None:
         return options if schedule is None else options | {"schedule": schedule}
-    names = ("reference", "order", "block_q", "block_k")
+    names = ("measure", "reference", "order", "block_q", "block_k")
     known = {name: getattr(schedule.fingerprint, name) for name in names}
     legal = () if callable(method) else _OPTIONS.get(method, ())
     rule = {name: value for name, value in known.items() if value and name in legal}

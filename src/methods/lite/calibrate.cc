@@ -31,11 +31,6 @@ void require_options(const CalibrationOptions& options) {
         fmt::format("the rule has a {}, but calibration chooses thresholds of rules without one",
                     options.rule.mass_budget ? "mass_budget" : "reprobe_period"));
   }
-  if (options.rule.measure != Measure::largest_weight) {
-    throw InvalidArgument(fmt::format("measure is {}, but calibration chooses thresholds of the {}",
-                                      name_of(options.rule.measure),
-                                      name_of(Measure::largest_weight)));
-  }
   if (!(options.target >= 0)) {
     throw InvalidArgument(fmt::format("target is {}, but must be at least 0", options.target));
   }
@@ -306,6 +301,7 @@ void Calibration::attend(const TileMask& tiles, const AttentionForwardOutputs& o
   if (options_.step > 0 && outputs.scores) computed.ref = state_.ref;
   attention_forward(context_, computed,
                     {.scale = options_.scale,
+                     .measure = options_.rule.measure,
                      .order = visit_order(options_.rule.order, options_.step),
                      .block_q = grid_.block_q,
                      .block_k = grid_.block_k},

@@ -42,6 +42,7 @@ inline constexpr auto kFields<Fingerprint> = std::tuple{
     Field{"length", &Fingerprint::length},
     Field{"steps", &Fingerprint::steps},
     Field{"rule", &Fingerprint::rule},
+    Field{"measure", &Fingerprint::measure},
     Field{"reference", &Fingerprint::reference},
     Field{"order", &Fingerprint::order},
     Field{"block_q", &Fingerprint::block_q},
