@@ -86,6 +86,7 @@ TEST_F(CalibrateCommand, KeepsTheErrorOfEveryStepAndLayer) {
                                                       .length = 512,
                                                       .steps = 4,
                                                       .rule = "threshold",
+                                                      .measure = "largest_weight",
                                                       .reference = "running",
                                                       .order = "linear",
                                                       .block_q = 64,

@@ -93,7 +93,8 @@ def calibrate(
         by_head: each head keeps the error with thresholds of its own; else one for all heads.
         token_order: as for saccade.enable.
         progress: shows a bar of the denoising steps.
-        **options: ``measure``, ``reference``, ``order``, ``block_q`` and ``block_k`` of LiteAttention.
+        **options: ``measure``, ``reference``, ``order``, ``block_q`` and ``block_k``, as for
+            LiteAttention.
 
     The schedule has a fingerprint, which saccade.enable checks. Raises InvalidArgument, or
     Unsupported as saccade.enable does; the model is left as it was.
