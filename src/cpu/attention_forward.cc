@@ -513,7 +513,8 @@ class ForwardRow {
     if (marks != nullptr) std::fill_n(marks, grid.words_per_row(), 0);
     if (measures_mass_) measure_against_lse();
     const bool is_complete = !problem_.is_partial;
-    const float fall = problem_.ref && is_complete ? largest_fall() : 0.0f;
+    // A row without tiles has loaded no references.
+    const float fall = problem_.ref && is_complete && listed_ > 0 ? largest_fall() : 0.0f;
     const double threshold = problem_.threshold.value_or(-kInfinity);
     for (std::int64_t entry = 0; entry < listed_; ++entry) {
       const std::int64_t tile = scratch_.tiles[entry];
