@@ -133,16 +133,16 @@ class BackwardColumn {
                               .p = scratch_.s + first / Word::kElements,
                               .ds = scratch_.dp + first / Word::kElements,
                               .ds_by_key = scratch_.ds_by_key});
-    const bool is_float = Word::kElements == 1;
-    const Product dq = {.a = column_.keys.k_by_token.words,
-                        .a_row = 1,
-                        .a_depth = column_.keys.k_by_token.stride,
-                        .b = is_float ? scratch_.dp + first : scratch_.ds_by_key,
-                        .b_depth = is_float ? scratch_.stride : width_,
-                        .c = query.dq_panels + dq_at,
-                        .c_row = width_,
-                        .rows = head_dim_,
-                        .depth = (keys_ + Word::kElements - 1) / Word::kElements};
+    constexpr bool is_float = Word::kElements == 1;
+    constexpr Panels kPanelsOfDs = is_float ? Panels::strided : Panels::packed;
+    const Product<RowsOfA::stand, kPanelsOfDs> dq = {
+        .a = column_.keys.k_by_token.words,
+        .a_stride = column_.keys.k_by_token.stride,
+        .b = is_float ? scratch_.dp + first : scratch_.ds_by_key,
+        .b_stride = is_float ? scratch_.stride : panel_width(),
+        .c = query.dq_panels + dq_at,
+        .rows = head_dim_,
+        .depth = (keys_ + Word::kElements - 1) / Word::kElements};
     const Prefetch prefetch(BlockCut(head_dim_).blocks(),
                             Region::of(next.query.dq_panels + dq_at, width_ * head_dim_));
     starts_dq ? multiply<Start::zero, false, Word>(dq, nullptr, nullptr, prefetch)
@@ -159,14 +159,14 @@ class BackwardColumn {
   }
 
   // rows (K or V) times a panel of queries (or output gradients).
-  Product keys_by_panel(const TokenRows& rows, const float* panel, float* c) const {
+  Product<RowsOfA::lie, Panels::packed, Panels::strided> keys_by_panel(const TokenRows& rows,
+                                                                       const float* panel,
+                                                                       float* c) const {
     return {.a = rows.words,
-            .a_row = rows.stride,
-            .a_depth = 1,
+            .a_stride = rows.stride,
             .b = panel,
-            .b_depth = width_,
             .c = c,
-            .c_row = scratch_.stride,
+            .c_stride = scratch_.stride,
             .rows = keys_,
             .depth = row_words_};
   }
@@ -177,15 +177,12 @@ class BackwardColumn {
                  std::ptrdiff_t depth,
                  float* to,
                  const Prefetch& prefetch) {
-    const Product product = {.a = weights,
-                             .a_row = scratch_.stride,
-                             .a_depth = 1,
-                             .b = strip,
-                             .b_depth = width_,
-                             .c = to,
-                             .c_row = width_,
-                             .rows = keys_,
-                             .depth = depth};
+    const Product<RowsOfA::lie> product = {.a = weights,
+                                           .a_stride = scratch_.stride,
+                                           .b = strip,
+                                           .c = to,
+                                           .rows = keys_,
+                                           .depth = depth};
     is_empty_ ? multiply<Start::zero, false, Word>(product, nullptr, nullptr, prefetch)
               : multiply<Start::add, false, Word>(product, nullptr, nullptr, prefetch);
   }

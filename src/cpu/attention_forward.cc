@@ -234,15 +234,12 @@ class ForwardRow {
       const Region out_rows = is_last ? panel_region(problem_.outputs.out, row_, panel) : Region();
       multiply_by_keys(panel, run, next_k.part(panel, panels_), out_rows);
       const bool grew = softmax(panel, run, entry, is_first, highest, poison);
-      const Product o = {.a = run.v.words,
-                         .a_row = 1,
-                         .a_depth = run.v.stride,
-                         .b = scratch_.weights,
-                         .b_depth = width_,
-                         .c = scratch_.out + panel * width_ * head_dim_,
-                         .c_row = width_,
-                         .rows = head_dim_,
-                         .depth = words_of_keys(run.keys)};
+      const Product<RowsOfA::stand> o = {.a = run.v.words,
+                                         .a_stride = run.v.stride,
+                                         .b = scratch_.weights,
+                                         .c = scratch_.out + panel * width_ * head_dim_,
+                                         .rows = head_dim_,
+                                         .depth = words_of_keys(run.keys)};
       const Prefetch prefetch(
           BlockCut(head_dim_).blocks(), next_v.part(panel, panels_),
           is_last && next_row_ ? panel_region(problem_.q, *next_row_, panel) : Region());
@@ -270,15 +267,12 @@ class ForwardRow {
       const std::ptrdiff_t first = i * block_k;
       const std::ptrdiff_t keys = std::min(block_k, run.keys - first);
       std::fill_n(scratch_.tile_max + i * width_, width_, -kInfinity);
-      const Product s = {.a = run.k.words + first * run.k.stride,
-                         .a_row = run.k.stride,
-                         .a_depth = 1,
-                         .b = scratch_.q + panel * width_ * row_words_,
-                         .b_depth = width_,
-                         .c = scratch_.logits + first * width_,
-                         .c_row = width_,
-                         .rows = keys,
-                         .depth = row_words_};
+      const Product<RowsOfA::lie> s = {.a = run.k.words + first * run.k.stride,
+                                       .a_stride = run.k.stride,
+                                       .b = scratch_.q + panel * width_ * row_words_,
+                                       .c = scratch_.logits + first * width_,
+                                       .rows = keys,
+                                       .depth = row_words_};
       multiply<Start::zero, true, Word>(s, nullptr, scratch_.tile_max + i * width_,
                                         Prefetch(BlockCut(keys).blocks(), ahead.part(i, run.tiles),
                                                  also_ahead.part(i, run.tiles)));

@@ -180,15 +180,14 @@ HWY_INLINE void map_panel(const FeatureMapping& map,
       });
       return;
     case FeatureMap::hedgehog: {
-      multiply<Start::zero>({.a = map.weight,
-                             .a_row = map.head_dim,
-                             .a_depth = 1,
-                             .b = x,
-                             .b_depth = panel_width(),
-                             .c = features.at,
-                             .c_row = features.stride,
-                             .rows = map.head_dim,
-                             .depth = map.head_dim});
+      multiply<Start::zero>(
+          Product<RowsOfA::lie, Panels::packed, Panels::strided>{.a = map.weight,
+                                                                 .a_stride = map.head_dim,
+                                                                 .b = x,
+                                                                 .c = features.at,
+                                                                 .c_stride = features.stride,
+                                                                 .rows = map.head_dim,
+                                                                 .depth = map.head_dim});
       softmax_of_both_signs(map.head_dim, features, divisors);
       return;
     }
@@ -232,25 +231,22 @@ HWY_INLINE const float* project_back(const FeatureMapping& map,
                                      float* dx,
                                      float* dweight) {
   const std::ptrdiff_t width = panel_width();
-  multiply<Start::zero>({.a = map.weight,
-                         .a_row = 1,
-                         .a_depth = map.head_dim,
-                         .b = gradient,
-                         .b_depth = width,
-                         .c = dx,
-                         .c_row = width,
-                         .rows = map.head_dim,
-                         .depth = map.head_dim});
+  multiply<Start::zero>(Product<RowsOfA::stand>{.a = map.weight,
+                                                .a_stride = map.head_dim,
+                                                .b = gradient,
+                                                .c = dx,
+                                                .rows = map.head_dim,
+                                                .depth = map.head_dim});
   for (std::ptrdiff_t first = 0; first < map.head_dim; first += width) {
-    multiply<Start::add>({.a = gradient,
-                          .a_row = width,
-                          .a_depth = 1,
-                          .b = x_rows.at + first,
-                          .b_depth = x_rows.stride,
-                          .c = dweight + first,
-                          .c_row = map.padded_head_dim,
-                          .rows = map.head_dim,
-                          .depth = rows});
+    multiply<Start::add>(
+        Product<RowsOfA::lie, Panels::strided, Panels::strided>{.a = gradient,
+                                                                .a_stride = width,
+                                                                .b = x_rows.at + first,
+                                                                .b_stride = x_rows.stride,
+                                                                .c = dweight + first,
+                                                                .c_stride = map.padded_head_dim,
+                                                                .rows = map.head_dim,
+                                                                .depth = rows});
   }
   return dx;
 }

@@ -116,15 +116,15 @@ HWY_INLINE void add_to_sums(const FeatureMapping& map,
   const std::ptrdiff_t cuts = BlockCut(map.features).blocks();
   const RowBuffer& features = scratch.features;
   for (std::ptrdiff_t first = 0; first < map.padded_head_dim; first += width) {
-    const Product product = {.a = features.at,
-                             .a_row = features.stride,
-                             .a_depth = 1,
-                             .b = values.at + first,
-                             .b_depth = values.stride,
-                             .c = sums.at + first * sums.blocks + block * width,
-                             .c_row = map.padded_head_dim * sums.blocks,
-                             .rows = map.features,
-                             .depth = tokens};
+    const Product<RowsOfA::lie, Panels::strided, Panels::strided> product = {
+        .a = features.at,
+        .a_stride = features.stride,
+        .b = values.at + first,
+        .b_stride = values.stride,
+        .c = sums.at + first * sums.blocks + block * width,
+        .c_stride = map.padded_head_dim * sums.blocks,
+        .rows = map.features,
+        .depth = tokens};
     const std::ptrdiff_t strip = first / width;
     const Prefetch prefetch(cuts, next_x.part(strip, strips), next_values.part(strip, strips));
     is_first ? multiply<Start::zero>(product, nullptr, nullptr, prefetch)
@@ -226,15 +226,12 @@ HWY_INLINE void values_from_features(const FeatureMapping& map,
                                      float* value_panel,
                                      const Region& next,
                                      const Region& also_next) {
-  multiply<Start::zero>({.a = total,
-                         .a_row = 1,
-                         .a_depth = map.padded_head_dim,
-                         .b = feature_panel,
-                         .b_depth = panel_width(),
-                         .c = value_panel,
-                         .c_row = panel_width(),
-                         .rows = map.head_dim,
-                         .depth = map.features},
+  multiply<Start::zero>(Product<RowsOfA::stand>{.a = total,
+                                                .a_stride = map.padded_head_dim,
+                                                .b = feature_panel,
+                                                .c = value_panel,
+                                                .rows = map.head_dim,
+                                                .depth = map.features},
                         nullptr, nullptr,
                         Prefetch(BlockCut(map.head_dim).blocks(), next, also_next));
 }
@@ -246,15 +243,12 @@ HWY_INLINE void features_from_values(const FeatureMapping& map,
                                      float* feature_panel,
                                      const Region& next,
                                      const Region& also_next) {
-  multiply<Start::zero>({.a = total,
-                         .a_row = map.padded_head_dim,
-                         .a_depth = 1,
-                         .b = value_panel,
-                         .b_depth = panel_width(),
-                         .c = feature_panel,
-                         .c_row = panel_width(),
-                         .rows = map.features,
-                         .depth = map.head_dim},
+  multiply<Start::zero>(Product<RowsOfA::lie>{.a = total,
+                                              .a_stride = map.padded_head_dim,
+                                              .b = value_panel,
+                                              .c = feature_panel,
+                                              .rows = map.features,
+                                              .depth = map.head_dim},
                         nullptr, nullptr,
                         Prefetch(BlockCut(map.features).blocks(), next, also_next));
 }

@@ -10,7 +10,9 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <type_traits>
 
 // The one matrix product that all attention kernels are made of. Its operands are words (floats, or
 // pairs of bf16 along the depth), its results floats.
@@ -29,15 +31,19 @@ HWY_INLINE std::ptrdiff_t panel_width() {
   return 2 * hn::Lanes(F32());
 }
 
-// C[rows][panel] (+)= A[rows][depth] * B[depth][panel]; depth and strides in words. Either the rows
-// or the columns of A have neighbours in memory: a_depth or a_row is 1.
+// How the operands of a product lie in memory; its inner loop is made for it.
+enum class RowsOfA { lie, stand };      // the elements of a row, or of a column, are neighbours
+enum class Panels { packed, strided };  // rows follow each other, or lie further apart
+
+// C[rows][panel] (+)= A[rows][depth] * B[depth][panel]; depth and strides in words.
+template <RowsOfA kA, Panels kB = Panels::packed, Panels kC = Panels::packed>
 struct Product {
   const float* a;
-  std::ptrdiff_t a_row, a_depth;
+  std::ptrdiff_t a_stride;  // from one row to the next where they lie, between columns otherwise
   const float* b;
-  std::ptrdiff_t b_depth;
+  std::ptrdiff_t b_stride = panel_width();  // from one row to the next
   float* c;
-  std::ptrdiff_t c_row;
+  std::ptrdiff_t c_stride = panel_width();
   std::ptrdiff_t rows, depth;
 };
 
@@ -107,24 +113,42 @@ class Prefetch {
     static constexpr std::ptrdiff_t kLine = 64;
 
     Walk() = default;
-    Walk(const Region& region, std::ptrdiff_t blocks) : left(region) {
-      const std::ptrdiff_t lines = region.rows * ((region.row_bytes + kLine - 1) / kLine);
+    Walk(const Region& region, std::ptrdiff_t blocks) : line(region.row) {
+      if (region.rows <= 0) return;
+      // Rows with less than a line between them are fetched as one.
+      const bool is_one = region.row_stride < region.row_bytes + kLine;
+      rows_left = is_one ? 0 : region.rows - 1;
+      row_bytes = region.row_bytes + (region.rows - 1 - rows_left) * region.row_stride;
+      row_end = line + row_bytes;
+      gap = region.row_stride - row_bytes;
+      const std::ptrdiff_t lines = (rows_left + 1) * ((row_bytes + kLine - 1) / kLine);
       lines_per_block = (lines + blocks - 1) / blocks;
     }
 
     HWY_INLINE void issue() {
-      for (std::ptrdiff_t i = 0; i < lines_per_block && left.rows > 0; ++i) {
-        __builtin_prefetch(left.row + offset, /*rw=*/0, /*locality=*/2);
-        offset += kLine;
-        if (offset < left.row_bytes) continue;
-        offset = 0;
-        left.row += left.row_stride;
-        --left.rows;
+      for (std::ptrdiff_t i = lines_per_block; i > 0; --i) {
+        if (line >= row_end && !goes_on()) return;
+        __builtin_prefetch(line, /*rw=*/0, /*locality=*/2);
+        line += kLine;
       }
     }
 
-    Region left;
-    std::ptrdiff_t offset = 0;
+    // At the next row, if there is one.
+    HWY_INLINE bool goes_on() {
+      if (rows_left == 0) {
+        lines_per_block = 0;
+        return false;
+      }
+      --rows_left;
+      line = row_end + gap;
+      row_end = line + row_bytes;
+      return true;
+    }
+
+    const char* line = nullptr;
+    const char* row_end = nullptr;
+    std::ptrdiff_t row_bytes = 0, gap = 0;
+    std::ptrdiff_t rows_left = 0;  // after this one
     std::ptrdiff_t lines_per_block = 0;
   };
 
@@ -194,120 +218,129 @@ HWY_INLINE void detach(T& value) {
 #endif
 }
 
-// One step of depth for kRows rows; row i starts at a_of(i).
-template <typename Word, int kRows, typename AddressOf>
-HWY_INLINE void multiply_step(AddressOf&& a_of, const float* HWY_RESTRICT b, V32 (&acc)[kRows][2]) {
+// The next steps of depth.
+template <RowsOfA kA, Panels kB>
+class Steps {
+ public:
+  Steps(const float* a, std::ptrdiff_t a_stride, const float* b, std::ptrdiff_t b_stride)
+      : a_(reinterpret_cast<const char*>(a)),
+        middle_(a_ + 3 * a_stride * kWord),
+        a_stride_(a_stride * kWord),
+        b_(b),
+        b_stride_(b_stride) {}
+
+  // So many of them are addressed from one place, and then it is moved.
+  static constexpr std::ptrdiff_t reach_of_a(std::ptrdiff_t unrolled) {
+    return kA == RowsOfA::lie ? unrolled : std::min<std::ptrdiff_t>(unrolled, 2);
+  }
+  static constexpr std::ptrdiff_t reach_of_b(std::ptrdiff_t unrolled) {
+    return kB == Panels::packed ? unrolled : std::min<std::ptrdiff_t>(unrolled, 2);
+  }
+
+  HWY_INLINE float a(int row, std::ptrdiff_t step) const {
+    const char* at = kA == RowsOfA::stand ? a_ + step * a_stride_ + row * kWord
+                     : row < 3            ? a_ + row * a_stride_ + step * kWord
+                                          : middle_ + (row - 3) * a_stride_ + step * kWord;
+    return *reinterpret_cast<const float*>(at);
+  }
+  HWY_INLINE const float* b(std::ptrdiff_t step) const {
+    return b_ + step * (kB == Panels::packed ? panel_width() : b_stride_);
+  }
+
+  HWY_INLINE void advance_a(std::ptrdiff_t steps) {
+    a_ += steps * (kA == RowsOfA::lie ? kWord : a_stride_);
+    middle_ += steps * kWord;
+  }
+  HWY_INLINE void advance_b(std::ptrdiff_t steps) { b_ = b(steps); }
+
+  // See detach.
+  template <int kRows>
+  HWY_INLINE void detach_addresses() {
+    detach(a_);
+    if (kA == RowsOfA::lie && kRows > 3) detach(middle_);
+    detach(a_stride_);
+    detach(b_);
+    if (kB == Panels::strided) detach(b_stride_);
+  }
+
+ private:
+  static constexpr std::ptrdiff_t kWord = sizeof(float);
+
+  // Addresses and strides of A are in bytes: x86 adds them without a multiplication.
+  const char* a_;
+  const char* middle_;  // row 3 of rows that lie
+  std::ptrdiff_t a_stride_;
+  const float* b_;
+  std::ptrdiff_t b_stride_;
+};
+
+// acc += the column of A times the row of B of one step, of those that can be reached.
+template <typename Word, int kRows, typename AnySteps>
+HWY_INLINE void multiply_step(const AnySteps& steps,
+                              std::ptrdiff_t step_of_a,
+                              std::ptrdiff_t step_of_b,
+                              V32 (&acc)[kRows][2]) {
   const F32 d;
+  const float* b = steps.b(step_of_b);
   V32 b0 = hn::Load(d, b);
   V32 b1 = hn::Load(d, b + hn::Lanes(d));
   pin(b0);
   pin(b1);
   for (int i = 0; i < kRows; ++i) {
-    const V32 x = hn::Set(d, *a_of(i));
+    const V32 x = hn::Set(d, steps.a(i, step_of_a));
     acc[i][0] = Word::multiply_add(x, b0, acc[i][0]);
     acc[i][1] = Word::multiply_add(x, b1, acc[i][1]);
   }
 }
 
-// Steps of depth that are unrolled. What moves pointers forward would be a sixth of the
-// instructions otherwise: free on a core of one's own, but a core that two threads share issues
-// half as many for each.
-constexpr std::ptrdiff_t kUnroll = 4;
-
-// All of the depth, where the elements of a row of A are neighbours. Rows 0 to 2 are addressed from
-// one pointer, rows 3 to 5 from another.
-template <typename Word, int kRows>
-HWY_INLINE void multiply_rows(const Product& p, std::ptrdiff_t row, V32 (&acc)[kRows][2]) {
-  std::ptrdiff_t a_row = p.a_row;
-  const std::ptrdiff_t b_depth = p.b_depth;
-  const float* top = p.a + row * a_row;
-  const float* bottom = top + 3 * a_row;
-  const float* b = p.b;
-  std::ptrdiff_t left = p.depth;
-  for (; left >= kUnroll; left -= kUnroll) {
-    for (std::ptrdiff_t t = 0; t < kUnroll; ++t) {
-      detach(top);
-      if (kRows > 3) detach(bottom);
-      detach(a_row);
-      const auto a_of = [=](int i) {
-        return (i < 3 ? top + i * a_row : bottom + (i - 3) * a_row) + t;
-      };
-      multiply_step<Word>(a_of, b, acc);
-      b += b_depth;
+// All of the depth. Whatever is no FMA, load or broadcast takes issue slots: a core that two
+// threads share issues half as many for each, and time goes by the number of instructions. Hence
+// eight steps at a time, from pointers that move as rarely as they can.
+template <typename Word, int kRows, RowsOfA kA, Panels kB>
+HWY_INLINE void multiply_depth(Steps<kA, kB> steps, std::ptrdiff_t depth, V32 (&acc)[kRows][2]) {
+  constexpr std::ptrdiff_t kUnrolled = kRows >= 4 ? 8 : 1;
+  constexpr std::ptrdiff_t kReachOfA = Steps<kA, kB>::reach_of_a(kUnrolled);
+  constexpr std::ptrdiff_t kReachOfB = Steps<kA, kB>::reach_of_b(kUnrolled);
+  HWY_UNROLL(1)
+  for (std::ptrdiff_t rounds = depth / kUnrolled; rounds > 0; --rounds) {
+    HWY_UNROLL(8)
+    for (std::ptrdiff_t step = 0; step < kUnrolled; ++step) {
+      steps.template detach_addresses<kRows>();
+      multiply_step<Word>(steps, step % kReachOfA, step % kReachOfB, acc);
+      if ((step + 1) % kReachOfA == 0) steps.advance_a(kReachOfA);
+      if ((step + 1) % kReachOfB == 0) steps.advance_b(kReachOfB);
     }
-    top += kUnroll;
-    bottom += kUnroll;
   }
   HWY_UNROLL(1)
-  for (; left > 0; --left) {
-    detach(top);
-    if (kRows > 3) detach(bottom);
-    const auto a_of = [=](int i) { return i < 3 ? top + i * a_row : bottom + (i - 3) * a_row; };
-    multiply_step<Word>(a_of, b, acc);
-    ++top;
-    ++bottom;
-    b += b_depth;
+  for (std::ptrdiff_t left = depth % kUnrolled; left > 0; --left) {
+    steps.template detach_addresses<kRows>();
+    multiply_step<Word>(steps, 0, 0, acc);
+    steps.advance_a(1);
+    steps.advance_b(1);
   }
-}
-
-// The same where the elements of a column of A are neighbours: where it begins and how far apart
-// columns and rows of B are.
-struct ColumnsOfA {
-  const float* a;
-  const float* b;
-  std::ptrdiff_t a_depth, b_depth;
-};
-
-template <typename Word, int kSteps, int kRows>
-HWY_INLINE void multiply_next_columns(ColumnsOfA& at, V32 (&acc)[kRows][2]) {
-  detach(at.a);
-  detach(at.b);
-  detach(at.a_depth);
-  for (std::ptrdiff_t t = 0; t < kSteps; ++t) {
-    const auto a_of = [column = at.a + t * at.a_depth](int i) { return column + i; };
-    multiply_step<Word>(a_of, at.b + t * at.b_depth, acc);
-  }
-  at.a += kSteps * at.a_depth;
-  at.b += kSteps * at.b_depth;
-}
-
-template <typename Word, int kRows>
-HWY_INLINE void multiply_columns(const Product& p, std::ptrdiff_t row, V32 (&acc)[kRows][2]) {
-  ColumnsOfA at = {p.a + row, p.b, p.a_depth, p.b_depth};
-  std::ptrdiff_t left = p.depth;
-  for (; left >= kUnroll; left -= kUnroll) {
-    multiply_next_columns<Word, kUnroll / 2>(at, acc);
-    multiply_next_columns<Word, kUnroll / 2>(at, acc);
-  }
-  HWY_UNROLL(1)
-  for (; left > 0; --left) multiply_next_columns<Word, 1>(at, acc);
 }
 
 // kRows rows of the product. `factor`: one panel, for Start::rescale. `max`: one panel, raised to
 // the largest results per lane if kTrackMax.
 template <typename Word, int kRows, Start kStart, bool kTrackMax>
-HWY_INLINE void multiply_block(const Product& p,
-                               std::ptrdiff_t row,
+HWY_INLINE void multiply_block(const auto& steps,
+                               std::ptrdiff_t depth,
                                const float* HWY_RESTRICT factor,
+                               float* HWY_RESTRICT c,
+                               std::ptrdiff_t c_stride,
                                float* HWY_RESTRICT max) {
   const F32 d;
   const std::ptrdiff_t lanes = hn::Lanes(d);
-  const std::ptrdiff_t c_row = p.c_row;
-  float* HWY_RESTRICT c = p.c + row * c_row;
   V32 acc[kRows][2];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < 2; ++j) {
-      acc[i][j] = kStart == Start::zero ? hn::Zero(d) : hn::Load(d, c + i * c_row + j * lanes);
+      acc[i][j] = kStart == Start::zero ? hn::Zero(d) : hn::Load(d, c + i * c_stride + j * lanes);
       if (kStart == Start::rescale) acc[i][j] = hn::Mul(acc[i][j], hn::Load(d, factor + j * lanes));
     }
   }
-  if (p.a_depth == 1) {
-    multiply_rows<Word>(p, row, acc);
-  } else {
-    multiply_columns<Word>(p, row, acc);
-  }
+  multiply_depth<Word>(steps, depth, acc);
   for (int j = 0; j < 2; ++j) {
-    for (int i = 0; i < kRows; ++i) hn::Store(acc[i][j], d, c + i * c_row + j * lanes);
+    for (int i = 0; i < kRows; ++i) hn::Store(acc[i][j], d, c + i * c_stride + j * lanes);
     if (kTrackMax) {
       V32 m = hn::Load(d, max + j * lanes);
       for (int i = 0; i < kRows; ++i) m = hn::Max(m, acc[i][j]);
@@ -316,24 +349,40 @@ HWY_INLINE void multiply_block(const Product& p,
   }
 }
 
-template <Start kStart, bool kTrackMax = false, typename Word = Floats>
-HWY_NOINLINE void multiply(const Product& p,
+template <Start kStart,
+          bool kTrackMax = false,
+          typename Word = Floats,
+          RowsOfA kA,
+          Panels kB,
+          Panels kC>
+HWY_NOINLINE void multiply(const Product<kA, kB, kC>& p,
                            const float* factor = nullptr,
                            float* max = nullptr,
                            Prefetch prefetch = {}) {
   const BlockCut cut(p.rows);
-  std::ptrdiff_t row = 0;
-  for (std::ptrdiff_t i = 0; i < cut.sixes; ++i, row += 6) {
+  const std::ptrdiff_t depth = p.depth, a_stride = p.a_stride, b_stride = p.b_stride;
+  const std::ptrdiff_t a_row = kA == RowsOfA::lie ? a_stride : 1;
+  const std::ptrdiff_t c_stride = kC == Panels::packed ? panel_width() : p.c_stride;
+  const float* a = p.a;
+  const float* b = p.b;
+  float* c = p.c;
+  const auto multiply_rows = [&](auto count) HWY_ATTR {
+    const Steps<kA, kB> steps(a, a_stride, b, b_stride);
+    multiply_block<Word, count(), kStart, kTrackMax>(steps, depth, factor, c, c_stride, max);
+    a += count() * a_row;
+    c += count() * c_stride;
+  };
+  for (std::ptrdiff_t i = 0; i < cut.sixes; ++i) {
     prefetch.issue();
-    multiply_block<Word, 6, kStart, kTrackMax>(p, row, factor, max);
+    multiply_rows(std::integral_constant<int, 6>());
   }
-  for (std::ptrdiff_t i = 0; i < cut.fours; ++i, row += 4) {
+  for (std::ptrdiff_t i = 0; i < cut.fours; ++i) {
     prefetch.issue();
-    multiply_block<Word, 4, kStart, kTrackMax>(p, row, factor, max);
+    multiply_rows(std::integral_constant<int, 4>());
   }
-  if (cut.tail == 3) multiply_block<Word, 3, kStart, kTrackMax>(p, row, factor, max);
-  if (cut.tail == 2) multiply_block<Word, 2, kStart, kTrackMax>(p, row, factor, max);
-  if (cut.tail == 1) multiply_block<Word, 1, kStart, kTrackMax>(p, row, factor, max);
+  if (cut.tail == 3) multiply_rows(std::integral_constant<int, 3>());
+  if (cut.tail == 2) multiply_rows(std::integral_constant<int, 2>());
+  if (cut.tail == 1) multiply_rows(std::integral_constant<int, 1>());
 }
 
 }  // namespace saccade::cpu::HWY_NAMESPACE

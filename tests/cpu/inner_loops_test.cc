@@ -117,9 +117,18 @@ bool is_emulation(const std::string& target, const Function& function) {
   return target == "N_AVX2" && function.name.find("Bf16Pairs") != std::string::npos;
 }
 
-// Rows come in sixes, two vectors wide: 12 FMAs for 2 loads of vectors and 6 broadcasts, four steps
-// at a time. Shorter blocks, for what is left, may load more for each FMA, but not spill either.
-// What else there is takes issue slots, of which a thread beside another one on its core has half.
+// See Product::kB, the first Panels in the arguments of the template.
+bool reads_packed_panels(const Function& function) {
+  return function.name.find("Panels)0, ") != std::string::npos;
+}
+
+constexpr int kFmasOfFourRows = 8;
+
+// Rows come in sixes, two vectors wide: 12 FMAs for 2 loads of vectors and 6 broadcasts, eight
+// steps at a time. Blocks of four rows may load more for each FMA, but not spill either; those of
+// up to three, the last ones of a few head sizes, may do both. What else there is takes issue
+// slots, of which a thread beside another one on its core has half: one and a half a step where
+// panels follow each other, three where they do not.
 TEST_P(InnerLoops, OfTheProductLoadLittleAndNeverSpill) {
   const std::string target = GetParam();
   const std::vector<Function> functions = disassemble(target + "::multiply<");
@@ -140,13 +149,13 @@ TEST_P(InnerLoops, OfTheProductLoadLittleAndNeverSpill) {
       const auto description = testing::Message() << fmas << " FMAs, " << loads << " loads, "
                                                   << others << " other instructions at " << std::hex
                                                   << function.body[loop.begin].address;
-      EXPECT_EQ(spills, 0) << description;
-      if (fmas != 4 * 12) continue;
-      EXPECT_LE(loads, 4 * 8) << description;
-      EXPECT_LE(others, 14) << description;
+      if (fmas >= kFmasOfFourRows) EXPECT_EQ(spills, 0) << description;
+      if (fmas != 8 * 12) continue;
+      EXPECT_LE(loads, 8 * 8) << description;
+      EXPECT_LE(others, reads_packed_panels(function) ? 12 : 24) << description;
       ++full_loops;
     }
-    EXPECT_GE(full_loops, 1) << "no loop of four steps of 12 FMAs to look at";
+    EXPECT_GE(full_loops, 1) << "no loop of eight steps of 12 FMAs to look at";
   }
 }
 

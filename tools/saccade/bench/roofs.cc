@@ -90,24 +90,20 @@ double run_products(float* memory, std::int64_t head_dim, std::int64_t repeats) 
   float* weights = out + kTokens * head_dim;
   for (std::int64_t i = 0; i < repeats; ++i) {
     for (std::int64_t query = 0; query < kTokens; query += width) {
-      kernel::multiply<kernel::Start::zero>({.a = k,
-                                             .a_row = row_stride(head_dim),
-                                             .a_depth = 1,
-                                             .b = q + query * head_dim,
-                                             .b_depth = width,
-                                             .c = weights,
-                                             .c_row = width,
-                                             .rows = kTokens,
-                                             .depth = head_dim});
-      kernel::multiply<kernel::Start::add>({.a = v,
-                                            .a_row = 1,
-                                            .a_depth = row_stride(head_dim),
-                                            .b = weights,
-                                            .b_depth = width,
-                                            .c = out + query * head_dim,
-                                            .c_row = width,
-                                            .rows = head_dim,
-                                            .depth = kTokens});
+      kernel::multiply<kernel::Start::zero>(
+          kernel::Product<kernel::RowsOfA::lie>{.a = k,
+                                                .a_stride = row_stride(head_dim),
+                                                .b = q + query * head_dim,
+                                                .c = weights,
+                                                .rows = kTokens,
+                                                .depth = head_dim});
+      kernel::multiply<kernel::Start::add>(
+          kernel::Product<kernel::RowsOfA::stand>{.a = v,
+                                                  .a_stride = row_stride(head_dim),
+                                                  .b = weights,
+                                                  .c = out + query * head_dim,
+                                                  .rows = head_dim,
+                                                  .depth = kTokens});
     }
   }
   return 4.0 * kTokens * kTokens * static_cast<double>(head_dim * repeats);
