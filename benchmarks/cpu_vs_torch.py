@@ -161,17 +161,17 @@ def random_tiles(
 
 def print_table(rows: list[Row], console: Console) -> None:
     title = f"B={BATCH} H={HEADS} L={LENGTH}, {torch.get_num_threads()} threads, times in ms"
-    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("comparison", "dtype", "D", "direction"):
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("comparison", "dtype", "D", "pass"):
         table.add_column(column, no_wrap=True)
-    for column in ("held to", "saccade", "ratio", "its quartiles"):
+    for column in ("held to", "saccade", "ratio", "quartiles"):
         table.add_column(column, no_wrap=True, justify="right")
     for row in rows:
         low, high = row.ratio_quartiles
         table.add_row(
             *(row.what, row.dtype, str(row.head_dim), row.direction),
             *(f"{row.held_to_ms:.1f}", f"{row.saccade_ms:.1f}"),
-            *(f"{row.ratio:.3f}", f"{low:.3f} to {high:.3f}"),
+            *(f"{row.ratio:.3f}", f"{low:.2f}-{high:.2f}"),
         )
     console.print(table)
     console.print(
