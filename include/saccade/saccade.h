@@ -24,3 +24,4 @@
 #include <saccade/tile_mask.h>
 #include <saccade/trace.h>
 #include <saccade/update_mask.h>
+#include <saccade/weight_analysis.h>

@@ -171,6 +171,36 @@ TEST_F(ReplayCommand, OptionsOfOtherMethodsAreRefused) {
   EXPECT_EQ(run("--method none").exit_code, 2);
 }
 
+TEST_F(ReplayCommand, AnalysesTheWeightsOfDenseAttention) {
+  write([](TraceInfo&, std::vector<TraceCall>& calls) { calls.resize(3); });
+  const ToolRun done =
+      run_tool("replay '" + trace_ + "' --analyse --per-layer --json '" + json_ + "'");
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_EQ(lines_of(done.out, "transformer.blocks"), 3);
+  EXPECT_EQ(lines_of(done.out, " %"), 4);  // the mean beside
+  EXPECT_TRUE(contains(done.out, "< 1/100N"));
+  const auto json = nlohmann::json::parse(std::ifstream(json_));
+  ASSERT_EQ(json["calls"].size(), 3u);
+  EXPECT_FALSE(json.contains("method"));
+  for (const auto& call : json["calls"]) {
+    ASSERT_EQ(call["heads"].size(), 1u);
+    const auto& head = call["heads"][0];
+    double share = 0, mass = 0;
+    for (const char* part : {"large", "middling", "small"}) {
+      share += head[part]["share"].get<double>();
+      mass += head[part]["mass"].get<double>();
+    }
+    EXPECT_NEAR(share, 1, 1e-9);
+    EXPECT_NEAR(mass, 1, 1e-4);
+    EXPECT_GT(head["large"]["mass"], head["large"]["share"]);
+    EXPECT_GE(head["rank"], 1);
+    EXPECT_GE(head["rank_of_large"], 1);
+    EXPECT_LE(head["rank"], 64);
+  }
+  EXPECT_EQ(run("--analyse", trace_).exit_code, 2);  // with tiles
+  EXPECT_EQ(run_tool("replay '" + trace_ + "' --analyse --threshold -1").exit_code, 2);
+}
+
 TEST_F(ReplayCommand, MethodsOfVideosNeedToKnowTheVideo) {
   write([](TraceInfo& info, std::vector<TraceCall>&) { info.video.reset(); });
   ToolRun done = run("--method radial", trace_);

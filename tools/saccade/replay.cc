@@ -2,6 +2,7 @@
 #include "host_tensor.h"
 #include "machine.h"
 #include "progress_line.h"
+#include "replay/analysis.h"
 #include "replay/method_flags.h"
 #include "replay/quality.h"
 
@@ -28,6 +29,7 @@ struct ReplayOptions {
   MethodFlags method;
   std::string trace_path;
   bool per_layer = false;
+  bool analyses = false;
   int threads = 0;  // 0 = the library's default
   std::string json_path;
 };
@@ -163,15 +165,21 @@ void print(const std::vector<ReplayedCall>& calls, bool per_layer) {
   print_row("total", "", "", width, sum(calls));
 }
 
-nlohmann::ordered_json to_json(const ReplayOptions& options,
-                               const Context& context,
-                               const std::vector<ReplayedCall>& calls,
-                               const std::string& command_line) {
+// What was run, on what.
+nlohmann::ordered_json describe_run(const ReplayOptions& options,
+                                    const Context& context,
+                                    const std::string& command_line) {
   nlohmann::ordered_json json = describe_machine();
   json["command"] = command_line;
   json["backend"] = name_of(resolve_backend(context));
   json["threads"] = context.executor->max_workers();
   json["trace"] = options.trace_path;
+  return json;
+}
+
+nlohmann::ordered_json describe_replay(const ReplayOptions& options,
+                                       const std::vector<ReplayedCall>& calls) {
+  nlohmann::ordered_json json;
   json["method"] = options.method.json();
   json["total"] = to_json(sum(calls));
   for (const auto& [step, of_step] : by_step(calls)) {
@@ -190,6 +198,29 @@ nlohmann::ordered_json to_json(const ReplayOptions& options,
   return json;
 }
 
+nlohmann::ordered_json run_method(const ReplayOptions& options,
+                                  const Context& context,
+                                  const Trace& trace) {
+  const std::unique_ptr<Method> method = options.method.method(trace);
+  const std::vector<ReplayedCall> calls = replay(context, trace, *method);
+  print_trace(trace);
+  fmt::print("{}\n{}, {} threads; errors and times against dense attention\n\n",
+             options.method.description(), name_of(resolve_backend(context)),
+             context.executor->max_workers());
+  print(calls, options.per_layer);
+  return describe_replay(options, calls);
+}
+
+nlohmann::ordered_json run_analysis(const ReplayOptions& options,
+                                    const Context& context,
+                                    const Trace& trace) {
+  const std::vector<AnalysedCall> calls = analyse(context, trace);
+  print_trace(trace);
+  fmt::print("attention weights by size, of N keys; means over heads\n\n");
+  print(calls, options.per_layer);
+  return {{"calls", to_json(calls)}};
+}
+
 void run_replay(const ReplayOptions& options, const std::string& command_line) {
   std::unique_ptr<OutputFile> file;
   if (!options.json_path.empty()) file = std::make_unique<OutputFile>(options.json_path);
@@ -198,15 +229,12 @@ void run_replay(const ReplayOptions& options, const std::string& command_line) {
   const Context context{.executor = pool ? pool.get() : &default_executor()};
 
   const Trace trace = Trace::open(options.trace_path);
-  const std::unique_ptr<Method> method = options.method.method(trace);
-  const std::vector<ReplayedCall> calls = replay(context, trace, *method);
-  print_trace(trace);
-  fmt::print("{}\n{}, {} threads; errors and times against dense attention\n\n",
-             options.method.description(), name_of(resolve_backend(context)),
-             context.executor->max_workers());
-  print(calls, options.per_layer);
+  const nlohmann::ordered_json results = options.analyses ? run_analysis(options, context, trace)
+                                                          : run_method(options, context, trace);
   if (file) {
-    file->append(to_json(options, context, calls, command_line).dump(2) + "\n");
+    nlohmann::ordered_json json = describe_run(options, context, command_line);
+    json.update(results);
+    file->append(json.dump(2) + "\n");
     file->commit();
   }
 }
@@ -217,6 +245,13 @@ void add_replay_command(CLI::App& app, Invocation& invocation) {
   CLI::App* command =
       app.add_subcommand("replay", "Try LiteAttention or a baseline on a recorded generation");
   const auto options = std::make_shared<ReplayOptions>(*command);
+  const std::vector<CLI::Option*> of_methods = command->get_options();
+  CLI::Option* analyse =
+      command->add_flag("--analyse", options->analyses,
+                        "How the weights of dense attention are spread, in place of a method");
+  for (CLI::Option* option : of_methods) {
+    if (option != command->get_help_ptr()) analyse->excludes(option);
+  }
   command->add_option("trace", options->trace_path, "A file of saccade.record")->required();
   command->add_flag("--per-layer", options->per_layer, "A row for each layer and branch");
   command->add_option("--threads", options->threads, "Threads (default: as `saccade info` says)")
