@@ -24,10 +24,11 @@ for name in "${names[@]}"; do
   options=(-max_len=4096)
   [[ ! -f tests/fuzz/$name.dict ]] || options+=(-dict="tests/fuzz/$name.dict")
   mkdir -p "$corpus"
+  printf "%s: " "$name"
   "$fuzzer" "${options[@]}" -runs="$runs" -max_total_time="$seconds" -print_final_stats=1 \
     -artifact_prefix="build/fuzz/failures/$name-" "$corpus" "build/fuzz/seeds/$name" \
     >"$log" 2>&1 || { tail -n 100 "$log"; echo "$name failed: $log" >&2; exit 1; }
   inputs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
   covered=$(sed -n 's/.* cov: \([0-9]*\) ft: .*/\1/p' "$log" | tail -n 1)
-  echo "$name: $inputs inputs, $covered edges covered, no failure"
+  echo "$inputs inputs, $covered edges covered, no failure"
 done
