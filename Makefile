@@ -74,10 +74,8 @@ fuzz_seconds := 0
 fuzz: build-fuzz
 	@scripts/fuzz.sh $(fuzz_runs) $(fuzz_seconds)
 
-soak: setup fuzz
-	build/cpu/tests/core/core_files_test --gtest_filter='InterruptedSaveTest.*' --gtest_repeat=20
-	$(python) -m pytest tests/python -k kill
-	$(python) -m pytest tests/python/test_lite_state_random.py --hypothesis-profile=soak
+soak: setup build-fuzz
+	@scripts/soak.sh
 
 bench: setup
 	$(saccade) bench

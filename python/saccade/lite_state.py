@@ -9,7 +9,7 @@ Outputs of the steps that follow are the same bits as without the interruption.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def unpack(
         found.setdefault(branch, {})[what] = tensor
     try:
         shared = _shared_of(found) if lite.shares_masks and found else None
-        states = {branch: _state_of(lite, branch, parts) for branch, parts in found.items()}
+        states = {b: _state_of(lite, b, parts, shared) for b, parts in found.items()}
         if shared is not None:
             _join(states, shared)
         return states, shared
@@ -142,20 +142,24 @@ def timeline_of(
         raise InvalidArgument(f"{path} is of token_order {saved!r}, but here it is {here!r}")
     match position:
         case {"token_order": _, "timesteps": list(timesteps), "finished": list(finished)} if all(
-            type(t) in (int, float) and math.isfinite(t) for t in timesteps
+            type(t) in (int, float) and abs(t) <= sys.float_info.max for t in timesteps
         ) and all(isinstance(branch, str) for branch in finished):
             return [float(t) for t in timesteps], finished
     raise FileError(f"{path} does not say how far its transformers had come")
 
 
-def _state_of(lite: LiteAttention, branch: str, parts: dict[str, Tensor]) -> BranchState:
+def _state_of(
+    lite: LiteAttention, branch: str, parts: dict[str, Tensor], shared: SharedMask | None
+) -> BranchState:
     wanted = {"position"}
-    wanted |= set() if lite.shares_masks else {"mask"}
+    wanted |= {"mask"} if shared is None else set()
     wanted |= {"ref"} if lite.reference == "lse" else set()
     wanted |= {"spent"} if lite.mass_budget is not None else set()
     _require_parts(branch, parts, wanted)
     grid, step, is_new = _position_of(branch, parts["position"])
-    mask = TileMask.full(*astuple(grid)) if lite.shares_masks else _mask_of(branch, "mask", parts)
+    mask = _mask_of(branch, "mask", parts) if shared is None else shared.now
+    if mask.grid != grid:
+        raise InvalidArgument(f"branch {branch!r} has another grid than the shared mask")
     batch, heads, q_tiles, _ = grid.shape
     _require_shape(branch, "ref", parts, (batch, heads, grid.q_len))
     _require_shape(branch, "spent", parts, (batch, heads, q_tiles))
@@ -179,10 +183,8 @@ def _join(states: dict[str, BranchState], shared: SharedMask) -> None:
     }
     if shared.called and shared.next is None:
         shared.next, shared.expected = shared.now, shared.called
-    for branch, state in states.items():
-        if state.mask.grid != shared.now.grid:
-            raise InvalidArgument(f"branch {branch!r} has another grid than the shared mask")
-        state.mask = shared.next if branch in shared.called else shared.now
+    for branch in shared.called:
+        states[branch].mask = shared.next
 
 
 def _position(grid: TileGrid, step: int, is_new: bool) -> Tensor:

@@ -32,6 +32,7 @@ def safetensors_seeds() -> Iterator[bytes]:
 
 
 def schedule_seeds() -> Iterator[bytes]:
+    errors = {"relative_l1": [0.1, "inf"], "rmse": [0.2, 1], "cosine": [1, -1]}
     every_field = {
         "version": 1,
         "threshold": "-inf",
@@ -40,6 +41,7 @@ def schedule_seeds() -> Iterator[bytes]:
             {"layers": "a.*", "threshold": -4},
             {"layers": "a.[01].b", "thresholds": [-1, -2, -3]},
             {"layers": "a.?.b", "head_thresholds": [-5, -6]},
+            {"layers": "a.2.b", "step_head_thresholds": [[-1, -2], [-3, -4], [-5, "-inf"]]},
         ],
         "dense_first_steps": 1,
         "dense_last_steps": 1,
@@ -52,11 +54,46 @@ def schedule_seeds() -> Iterator[bytes]:
         "must_do_keys": [[0, 64], [80, 100]],
         "must_skip_queries": [[280, 300]],
         "must_skip_keys": [[100, 200]],
-        "fingerprint": {"model": "m", "layers": 2, "heads": 2, "block_q": 128, "steps": 3},
+        "fingerprint": {
+            "model": "m",
+            "layers": 2,
+            "heads": 2,
+            "head_dim": 64,
+            "length": 300,
+            "steps": 3,
+            "rule": "threshold",
+            "measure": "largest_weight",
+            "reference": "running",
+            "order": "linear",
+            "block_q": 128,
+            "block_k": 64,
+            "token_order": "frames",
+            "saccade_version": "0",
+        },
+        "calibration": {
+            "target": "error",
+            "targets": [0.1, 0.2, 0.3],
+            "seed": 7,
+            "sparsity": 0.5,
+            "work": 3,
+            "layers": [{"layer": "a.0.b", "errors": errors}],
+            "verification": [{"seed": 8, "sparsity": 0.25, "errors": errors}],
+        },
     }
     yield json.dumps(every_field).encode()
     yield b'{"version": 1}'
     yield b'{"version": 1, "head_thresholds": [-1, -2]}'
+
+
+def state_seeds() -> Iterator[bytes]:
+    def state(name: bytes, position: list[int], mask: list[int], parts: int = 0) -> bytes:
+        numbers = struct.pack(f"<{len(position)}q", *position)
+        return bytes([parts, 0, len(name)]) + name + numbers + struct.pack(f"<{len(mask)}Q", *mask)
+
+    yield state(b"cond", [1, 2, 100, 128, 128, 64, 7, 0], [3, 2])
+    yield state("blocks.0.\n/\u00fc".encode(), [2, 1, 1, 65 * 64, 64, 64, 0, 1], [2**64 - 1, 1] * 2)
+    yield state(b"a/cond", [1, 1, 128, 129, 128, 128, 7, 0], [1], parts=2 | 4 | 8 | 16 | 32)
+    yield state(b"x" * 255, [1] * 7, [])
 
 
 def trace_seeds() -> Iterator[bytes]:
@@ -79,6 +116,7 @@ def trace_seeds() -> Iterator[bytes]:
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "safetensors": safetensors_seeds,
     "schedule": schedule_seeds,
+    "state": state_seeds,
     "trace": trace_seeds,
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 // Whatever the bytes are, schedule_from_json returns or throws InvalidArgument; what it returns can
 // be written and read again, and answers or refuses every question.
@@ -33,10 +34,18 @@ void ask(Question question) {
   }
 }
 
+// As a run with and without a scheduler's sigmas asks.
 void use(const Schedule& schedule) {
+  const std::vector<std::string> layers = {"a.0.b", "a.1.b"};
+  const Generation known = {.layers = layers, .sigmas = {1, 0.5, 0.25}, .heads = 2, .length = 300};
   ask([&] { plan_step(schedule, {.step = 1, .sigma = 0.5, .layer = "a.1.b", .heads = 2}); });
-  ask([&] { to_text(resolve(schedule, {.layers = {"a.0.b", "a.1.b"}, .num_steps = 3})); });
+  ask([&] { to_text(resolve(schedule, known)); });
+  ask([&] { to_text(resolve(schedule, {.layers = layers, .num_steps = 3})); });
+  ask([&] { require_layers(schedule, layers); });
   ask([&] { resolve_tiles(schedule, {.batch = 1, .heads = 1, .q_len = 300, .k_len = 200}); });
+  ask([&] {
+    if (schedule.fingerprint) require_match(*schedule.fingerprint, {.model = "m", .heads = 2});
+  });
 }
 
 }  // namespace

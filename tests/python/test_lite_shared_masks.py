@@ -171,3 +171,5 @@ def test_malformed_files_are_refused(tmp_path: Path) -> None:
     )
     shorter = position.index_fill(0, torch.tensor([2]), 290)
     refuse("branch 0.position", shorter, "'branch 0' has another grid than the shared mask")
+    larger = position.index_fill(0, torch.tensor([1]), 2**50)  # whose mask would fill any memory
+    refuse("branch 0.position", larger, "'branch 0' has another grid than the shared mask")

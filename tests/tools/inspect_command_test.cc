@@ -192,9 +192,32 @@ TEST(InspectCommand, ShowsTheStatesOfAFile) {
   EXPECT_TRUE(contains(save("blocks.0.attn1/").out, "blocks.0.attn1  cond"));
 }
 
+// As saccade.save_state writes those of LiteAttention(shares_masks=True): 1 x 4 tiles, three
+// dropped.
+TEST(InspectCommand, ShowsTheMaskThatBranchesShare) {
+  const TemporaryFile file("state.safetensors");
+  const std::int64_t word = 4;
+  const std::int64_t position[8] = {1, 1, 100, 256, 128, 64, 7, 0};
+  const StoredTensor mask{StoredDType::i64, {1, 1, 1, 1}, std::as_bytes(std::span(&word, 1))};
+  const StoredTensor numbers{StoredDType::i64, {8}, std::as_bytes(std::span(position))};
+  write_safetensors(file.path(),
+                    {{"a.1/*.mask", mask},
+                     {"a.1/*.position", numbers},
+                     {"a.1/cond.position", numbers},
+                     {"a.1/uncond.position", numbers}},
+                    {{"saccade.lite_state", "{}"}});
+  const ToolRun run = run_tool("inspect " + file.quoted());
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_TRUE(contains(run.out, "2 layers and branches"));
+  const std::size_t cond = run.out.find("a.1    cond");
+  ASSERT_NE(cond, std::string::npos) << run.out;
+  EXPECT_TRUE(contains(run.out.substr(cond, run.out.find('\n', cond) - cond), "75.0 %"));
+  EXPECT_FALSE(contains(run.out, "*"));
+}
+
 TEST(InspectCommand, RefusesStatesThatAreNone) {
   const TemporaryFile file("state.safetensors");
-  const std::int64_t word = 1;
+  std::int64_t word = 1;
   std::int64_t position[8] = {1, 2, 100, 128, 128, 64, 7, 0};
   const auto refusal = [&](std::size_t numbers) {
     write_safetensors(
@@ -214,6 +237,16 @@ TEST(InspectCommand, RefusesStatesThatAreNone) {
   EXPECT_TRUE(contains(refusal(8), "tiles of no known size"));
   position[4] = 96;
   EXPECT_TRUE(contains(refusal(8), "block_q"));
+  position[4] = 128;
+  position[1] = 1;
+  word = 4;
+  EXPECT_TRUE(contains(refusal(8), "bits beyond its tiles"));
+  word = 3;
+  position[6] = -1;
+  EXPECT_TRUE(contains(refusal(8), "step -1"));
+  position[6] = 0;
+  position[7] = 2;
+  EXPECT_TRUE(contains(refusal(8), "is_new 2"));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import lite_state
-from ..errors import InvalidArgument
+from ..errors import FileError, InvalidArgument
 from ..lite import LiteAttention
 from .enabled import enabled_transformers, load_hooks
 
@@ -58,10 +59,10 @@ def load_state(target: Any, path: str | Path) -> None:
         raise InvalidArgument(f"{path} is the state of a LiteAttention, not of a model")
     _require_same(path, "layers", rules, attentions)
     _require_same(path, "transformers", positions, transformers)
-    states = {}
+    states, by_layer = {}, _by_layer(path, attentions, tensors)
     for layer, attention in attentions.items():
         lite_state.require_rule(rules[layer], attention, path)
-        states[layer] = lite_state.unpack(attention, _tensors_of(layer, tensors), path)
+        states[layer] = lite_state.unpack(attention, by_layer[layer], path)
     timelines = {
         prefix: lite_state.timeline_of(positions[prefix], hook.given_token_order, path)
         for prefix, hook in transformers.items()
@@ -72,10 +73,17 @@ def load_state(target: Any, path: str | Path) -> None:
         transformers[prefix].trajectory.move_to(*timeline)
 
 
-def _tensors_of(layer: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of one layer, by their names within it."""
-    prefix = f"{layer}/"
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+def _by_layer(
+    path: str | Path, layers: Iterable[str], tensors: dict[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each layer, by their names within it. Raises FileError for one of none."""
+    found: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
+    for name, tensor in tensors.items():
+        layer = next((layer for layer in found if name.startswith(f"{layer}/")), None)
+        if layer is None:
+            raise FileError(f"{path}: {name!r} is of none of its layers")
+        found[layer][name.removeprefix(f"{layer}/")] = tensor
+    return found
 
 
 def _require_same(path: str | Path, what: str, saved: dict[str, Any], here: dict[str, Any]) -> None:

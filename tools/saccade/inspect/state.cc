@@ -16,6 +16,8 @@ namespace {
 
 constexpr const char* kStateKey = "saccade.lite_state";
 constexpr std::string_view kPosition = ".position";
+constexpr std::string_view kMask = ".mask";
+constexpr std::string_view kAllBranches = "*";  // in place of a branch: the mask that all share
 
 [[noreturn]] void refuse(const std::string& name, const std::string& reason) {
   throw InvalidArgument(fmt::format("the state {} {}", printable(name), reason));
@@ -50,6 +52,9 @@ Position position_of(const SafetensorsFile& file, const std::string& name) {
   if (numbers[4] != static_cast<int>(numbers[4]) || numbers[5] != static_cast<int>(numbers[5])) {
     refuse(name, "has tiles of no known size");
   }
+  if (numbers[6] < 0 || numbers[7] < 0 || numbers[7] > 1) {
+    refuse(name, fmt::format("has step {} and is_new {}", numbers[6], numbers[7]));
+  }
   const Position position{{.batch = numbers[0],
                            .heads = numbers[1],
                            .q_len = numbers[2],
@@ -62,11 +67,32 @@ Position position_of(const SafetensorsFile& file, const std::string& name) {
   return position;
 }
 
+// The layer, with a slash, of a state in the file of a model; empty in the file of one layer.
+std::string prefix_of(const std::string& name) {
+  return name.substr(0, name.rfind('/') + 1);
+}
+
+std::string branch_of(const std::string& name) {
+  return name.substr(prefix_of(name).size());
+}
+
+// The tensor that holds the mask of a state: its own, or that of all branches of its layer.
+std::string mask_of(const SafetensorsFile& file, const std::string& name) {
+  const std::string own = name + std::string(kMask);
+  const std::string shared = prefix_of(name) + std::string(kAllBranches) + std::string(kMask);
+  return file.tensors().contains(shared) && !file.tensors().contains(own) ? shared : own;
+}
+
 double sparsity_of(const SafetensorsFile& file, const std::string& name, const TileGrid& grid) {
-  auto words = elements_of<std::uint64_t>(file, name + ".mask", StoredDType::i64);
+  auto words = elements_of<std::uint64_t>(file, mask_of(file, name), StoredDType::i64);
   if (static_cast<std::int64_t>(words.size()) != grid.words()) {
     refuse(name, fmt::format("has a mask of {} words, but its grid needs {}", words.size(),
                              grid.words()));
+  }
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (words[i] & ~grid.valid_bits(static_cast<std::int64_t>(i) % grid.words_per_row())) {
+      refuse(name, "has a mask with bits beyond its tiles");
+    }
   }
   return 1 - static_cast<double>(count_active({.grid = grid, .words = words.data()})) /
                  static_cast<double>(grid.tiles());
@@ -75,10 +101,9 @@ double sparsity_of(const SafetensorsFile& file, const std::string& name, const T
 std::vector<std::string> row_of(const SafetensorsFile& file, const std::string& name) {
   const Position position = position_of(file, name);
   const TileGrid& grid = position.grid;
-  const std::size_t slash = name.rfind('/');
-  const bool has_layer = slash != std::string::npos;
-  return {has_layer ? printable(name.substr(0, slash)) : "-",
-          printable(has_layer ? name.substr(slash + 1) : name),
+  const std::string prefix = prefix_of(name);
+  return {prefix.empty() ? "-" : printable(prefix.substr(0, prefix.size() - 1)),
+          printable(branch_of(name)),
           position.is_new ? "new" : std::to_string(position.step),
           std::to_string(grid.batch),
           std::to_string(grid.heads),
@@ -102,7 +127,9 @@ std::string describe_state(const SafetensorsFile& file) {
   int states = 0;
   for (const auto& [name, tensor] : file.tensors()) {
     if (!name.ends_with(kPosition)) continue;
-    table.add(row_of(file, name.substr(0, name.size() - kPosition.size())));
+    const std::string state = name.substr(0, name.size() - kPosition.size());
+    if (branch_of(state) == kAllBranches) continue;
+    table.add(row_of(file, state));
     ++states;
   }
   return fmt::format("state of LiteAttention: {} layers and branches\n\n{}", states, table.text());
