@@ -37,6 +37,11 @@ struct AttentionInputs {
   // weights are measured against it (see AttentionForwardOutputs::scores); absent, against the
   // running row maximum. Masses are those of this step and take no reference.
   TensorView ref{};
+
+  // f32 [batch, q_heads, q_tiles, k_tiles], densely packed; needed for, and only with,
+  // VisitOrder::strongest: a row visits its tiles by falling priority, such as the score of an
+  // earlier step. NaN comes first, ties ascend. Those of tiles that are not computed mean nothing.
+  TensorView priorities{};
 };
 
 struct AttentionForwardOptions {

@@ -52,7 +52,7 @@ lite::Rule rule_from(std::int64_t measure,
                      std::int64_t reprobe_period) {
   return {.measure = enum_of(measure, Measure::mean_mass, "measure"),
           .reference = enum_of(reference, lite::Reference::lse, "reference"),
-          .order = enum_of(order, lite::Order::radial, "order"),
+          .order = enum_of(order, lite::Order::strongest, "order"),
           .mass_budget = mass_budget,
           .reprobe_period = reprobe_period};
 }

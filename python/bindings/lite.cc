@@ -80,6 +80,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
     const Tensor& mask,
     const std::optional<Tensor>& ref,
     const std::optional<Tensor>& spent,
+    const std::optional<Tensor>& last_scores,
     const std::optional<Tensor>& q_lens,
     const std::optional<Tensor>& k_lens,
     std::optional<double> scale,
@@ -107,8 +108,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
                                .k_lens = view_of(k_lens, "k_lens"),
                                .ref = {}};
   const TileGrid grid = grid_of(inputs.q, inputs.k, block_q, block_k);
-  const lite::StateView state{
-      .mask = mask_of(mask, grid), .ref = view_of(ref, "ref"), .spent = view_of(spent, "spent")};
+  const lite::StateView state{.mask = mask_of(mask, grid),
+                              .ref = view_of(ref, "ref"),
+                              .spent = view_of(spent, "spent"),
+                              .scores = view_of(last_scores, "last_scores")};
   const std::vector<TokenRange> must_do_queries =
       ranges_from(protected_queries, "protected_queries");
   const std::vector<TokenRange> must_do_keys = ranges_from(protected_keys, "protected_keys");

@@ -210,6 +210,7 @@ def _(
     mask: Tensor,
     ref: Tensor | None,
     spent: Tensor | None,
+    last_scores: Tensor | None,
     q_lens: Tensor | None,
     k_lens: Tensor | None,
     scale: float | None,

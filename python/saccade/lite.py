@@ -20,7 +20,7 @@ from .tile_mask import TileGrid, TileMask
 # In the order of their numbers.
 MEASURES = ("largest_weight", "largest_mass", "mean_mass")
 REFERENCES = ("running", "lse")
-ORDERS = ("linear", "reversed", "alternating", "radial")
+ORDERS = ("linear", "reversed", "alternating", "radial", "strongest")
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,11 @@ class LiteAttention:
             so far. "lse": the row's lse of the step before, corrected by its largest fall since, so
             that 2^threshold bounds a dropped tile's weights in this step's softmax whatever the
             order; 4 bytes for each query and head.
-        order: "linear", "reversed", "radial", or "alternating" (linear on even steps, reversed on
-            odd ones): the order in which a row visits its tiles. Under the running reference, the
-            first one visited is kept.
+        order: "linear", "reversed", "radial", "alternating" (linear on even steps, reversed on odd
+            ones) or "strongest" (by falling score of the step that last computed a tile; linear at
+            the first step; 4 bytes for each tile): the order in which a row visits its tiles. Under
+            the running reference, the first one visited is kept. "strongest" is for that reference
+            and largest weights alone.
         mass_budget: the softmax mass that a row of tiles may lose in all, as a sum of bounds over
             all steps; tiles that it cannot pay for stay, whatever they score. None is no limit.
         reprobe_period: R > 0 computes one in R of the dropped tiles at every step; those that have
@@ -125,7 +127,7 @@ class LiteAttention:
         block_k: int = 64,
         measure: Literal["largest_weight", "largest_mass", "mean_mass"] = "largest_weight",
         reference: Literal["running", "lse"] = "running",
-        order: Literal["linear", "reversed", "alternating", "radial"] = "linear",
+        order: Literal["linear", "reversed", "alternating", "radial", "strongest"] = "linear",
         mass_budget: float | None = None,
         reprobe_period: int = 0,
         shares_masks: bool = False,
@@ -303,7 +305,8 @@ class LiteAttention:
         state = self._state(q, k, step, branch)
         out, lse, active, probed_mass, computed, scores = call(
             _ops.lite_step,
-            *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
+            *(q, k, v, state.mask.words, state.ref, state.spent, state.scores),
+            *(q_lens, k_lens, self.scale),
             *(self.block_q, self.block_k, step, state.is_new, is_partial, *plan),
             *numbers_of(self.measure, self.reference, self.order),
             *(self.mass_budget, self.reprobe_period),
@@ -393,14 +396,16 @@ class LiteAttention:
         return torch.exp(lse - dense_lse).nanmean(-1).float()  # NaN: beyond q_lens
 
     def _new_state(self, grid: TileGrid, q: Tensor, step: int) -> BranchState:
-        ref = spent = None
+        ref = spent = scores = None
         if self.reference == "lse":
             dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
             ref = torch.full(q.shape[:3], math.nan, dtype=dtype, device=q.device)
         if self.mass_budget is not None:
             spent = torch.zeros(grid.shape[:3], device=q.device)
+        if self.order == "strongest":
+            scores = torch.full(grid.shape, math.nan, device=q.device)
         mask = TileMask.full(*astuple(grid), device=q.device)
-        return BranchState(mask, step, ref, spent)
+        return BranchState(mask, step, ref, spent, scores)
 
 
 def numbers_of(measure: str, reference: str, order: str) -> tuple[int, int, int]:

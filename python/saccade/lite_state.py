@@ -34,8 +34,8 @@ def pack(lite: LiteAttention, prefix: str = "") -> dict[str, Tensor]:
     """The states of all branches as tensors on the CPU, by name.
 
     ``{branch}.mask`` holds the words of the TileMask, ``{branch}.position`` int64 the extents of
-    its grid, the last step, and whether the state is new; ``{branch}.ref`` and ``{branch}.spent``
-    are there if the rule has them. Where branches share a mask, ``*.mask`` is it, ``*.position``
+    its grid, the last step, and whether the state is new; ``{branch}.ref``, ``{branch}.spent`` and
+    ``{branch}.scores`` are there if the rule has them. Where branches share a mask, ``*.mask`` is it, ``*.position``
     its position, and, within a step, ``*.next`` what the branches called so far still need.
     """
     if lite.is_in_step:
@@ -46,6 +46,7 @@ def pack(lite: LiteAttention, prefix: str = "") -> dict[str, Tensor]:
             "mask": None if lite.shares_masks else state.mask.words,
             "ref": state.ref,
             "spent": state.spent,
+            "scores": state.scores,
         }
         for branch, state in lite.states.items()
     }
@@ -153,13 +154,16 @@ def _state_of(lite: LiteAttention, branch: str, parts: dict[str, Tensor]) -> Bra
     wanted |= set() if lite.shares_masks else {"mask"}
     wanted |= {"ref"} if lite.reference == "lse" else set()
     wanted |= {"spent"} if lite.mass_budget is not None else set()
+    wanted |= {"scores"} if lite.order == "strongest" else set()
     _require_parts(branch, parts, wanted)
     grid, step, is_new = _position_of(branch, parts["position"])
     mask = TileMask.full(*astuple(grid)) if lite.shares_masks else _mask_of(branch, "mask", parts)
-    batch, heads, q_tiles, _ = grid.shape
+    batch, heads, q_tiles, k_tiles = grid.shape
     _require_shape(branch, "ref", parts, (batch, heads, grid.q_len))
     _require_shape(branch, "spent", parts, (batch, heads, q_tiles))
-    return BranchState(mask, step, parts.get("ref"), parts.get("spent"), is_new)
+    _require_shape(branch, "scores", parts, (batch, heads, q_tiles, k_tiles))
+    optional = (parts.get(name) for name in ("ref", "spent", "scores"))
+    return BranchState(mask, step, *optional, is_new=is_new)
 
 
 def _shared_of(found: dict[str, dict[str, Tensor]]) -> SharedMask:

@@ -49,11 +49,23 @@ struct AttentionProblem {
 
 struct ForwardProblem : AttentionProblem {
   TensorView ref;
+  TensorView priorities;
   std::optional<double> threshold;
   Measure measure = Measure::largest_weight;
   bool is_partial = false;
   VisitPlan plan;
   AttentionForwardOutputs outputs;
+
+  // Lists the tiles of a row in visit order, as list_row does.
+  std::int64_t list_tiles(std::int64_t batch,
+                          std::int64_t head,
+                          std::int64_t q_tile,
+                          std::int32_t* listed) const {
+    const std::int64_t row = (batch * grid.heads + head) * grid.q_tiles() + q_tile;
+    const auto* first = static_cast<const float*>(priorities.data);
+    return list_row(grid, tile_row(batch, head, q_tile), q_tile, valid_k_tiles(batch), plan.order,
+                    priorities ? first + row * grid.k_tiles() : nullptr, listed);
+  }
 
   bool decides() const { return outputs.marks || outputs.scores; }
   bool measures_mass() const { return decides() && measure != Measure::largest_weight; }

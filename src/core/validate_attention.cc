@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <string>
 
 namespace saccade {
 namespace {
@@ -31,6 +32,22 @@ void require_statistics(std::string_view name,
   require_tensor(name, tensor, statistics_dtype(like), {grid.batch, grid.heads, grid.q_len});
 }
 
+void require_priorities(const TensorView& priorities, VisitOrder order, const TileGrid& grid) {
+  const bool is_strongest = order == VisitOrder::strongest;
+  if (static_cast<bool>(priorities) != is_strongest) {
+    throw InvalidArgument(
+        is_strongest
+            ? std::string("priorities is missing, but the order strongest needs it")
+            : fmt::format("priorities is given, but the order {} has no use for it; leave it out, "
+                          "or visit in the order {}",
+                          name_of(order), name_of(VisitOrder::strongest)));
+  }
+  if (!priorities) return;
+  require_tensor("priorities", priorities, DType::f32,
+                 {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
+  require_packed("priorities", priorities);
+}
+
 }  // namespace
 
 ForwardProblem validate(const AttentionInputs& inputs, const AttentionForwardOptions& options) {
@@ -43,7 +60,9 @@ ForwardProblem validate(const AttentionInputs& inputs, const AttentionForwardOpt
         name_of(options.measure), name_of(Measure::largest_weight)));
   }
   if (inputs.ref) require_statistics("ref", inputs.ref, problem);
+  require_priorities(inputs.priorities, options.order, problem.grid);
   problem.ref = inputs.ref;
+  problem.priorities = inputs.priorities;
   problem.threshold = options.threshold;
   problem.measure = options.measure;
   problem.is_partial = options.is_partial;

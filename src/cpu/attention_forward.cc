@@ -152,8 +152,7 @@ class ForwardRow {
   static constexpr std::int64_t kMostTiles = ForwardScratch::kRunKeys / 64;
 
   std::int64_t list(const RowOfTiles& row) const {
-    return list_row(problem_.grid, problem_.tile_row(row.batch, row.head, row.q_tile), row.q_tile,
-                    problem_.valid_k_tiles(row.batch), problem_.plan.order, scratch_.tiles);
+    return problem_.list_tiles(row.batch, row.head, row.q_tile, scratch_.tiles);
   }
 
   // The run that begins at `entry` of the list, of which `end` is the end.

@@ -60,7 +60,8 @@ AttentionInputs Problem::inputs() const {
           .tiles = tiles ? tiles->view() : TileMaskView{},
           .q_lens = q_lens.view(),
           .k_lens = k_lens.view(),
-          .ref = ref.view()};
+          .ref = ref.view(),
+          .priorities = priorities.view()};
 }
 
 AttentionForwardOptions Problem::forward_options() const {
@@ -165,6 +166,16 @@ Tensor random_ref(const Problem& problem, Random& random) {
       .generate([&] { return random.chance(0.02) ? -kInfinity : typical + 2 * random.normal(); });
 }
 
+void visit_strongest_first(Problem& problem, Random& random) {
+  const TileGrid grid = problem.shape.grid();
+  problem.order = VisitOrder::strongest;
+  problem.priorities =
+      Tensor(DType::f32, {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()}).generate([&] {
+        if (random.chance(0.1)) return random.pick({kNaN, -kInfinity});
+        return -0.5 * static_cast<double>(random.integer(0, 20));
+      });
+}
+
 void spread_scores(Problem& problem, Random& random) {
   constexpr double kQuery = 4;
   if (problem.used_scale() == 0) return;
@@ -218,6 +229,7 @@ Problem hostile_problem(std::uint64_t seed) {
     }
     problem.set_lengths(queries, keys);
   }
+  if (random.chance(0.25)) visit_strongest_first(problem, random);
   return problem;
 }
 

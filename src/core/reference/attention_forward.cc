@@ -36,8 +36,7 @@ class RowOfTiles {
         first_query(q_tile * problem.grid.block_q),
         queries(std::min<std::int64_t>(q.rows - first_query, problem.grid.block_q)) {
     tiles.resize(problem.grid.k_tiles());
-    tiles.resize(list_row(problem.grid, problem.tile_row(batch, head, q_tile), q_tile,
-                          problem.valid_k_tiles(batch), problem.plan.order, tiles.data()));
+    tiles.resize(problem.list_tiles(batch, head, q_tile, tiles.data()));
     for (const std::int32_t tile : tiles) logits.push_back(tile_logits(tile, q, k));
   }
 

@@ -29,6 +29,7 @@ void require_inputs(const AttentionInputs& inputs) {
 
 const char* why_scores(const StepOptions& options) {
   if (options.is_partial) return "a partial step needs it";
+  if (options.rule.order == Order::strongest) return "the order strongest needs it";
   return options.rule.mass_budget ? "a mass budget needs it" : "thresholds of single heads need it";
 }
 
@@ -48,6 +49,15 @@ void require_state(const AttentionInputs& inputs,
     throw InvalidArgument(state.ref
                               ? "state.ref is given, but the running reference has no use for it"
                               : "a partial step needs the lse reference, not the running one");
+  }
+  if (options.rule.order == Order::strongest) {
+    const TileGrid& grid = state.mask.grid;
+    require_tensor("state.scores", state.scores, DType::f32,
+                   {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
+    require_packed("state.scores", state.scores);
+  } else if (state.scores) {
+    throw InvalidArgument(fmt::format("state.scores is given, but the order {} has no use for it",
+                                      name_of(options.rule.order)));
   }
   if (needs_scores(options)) {
     require_given(static_cast<bool>(outputs.scores), "outputs.scores", why_scores(options));
@@ -102,6 +112,12 @@ bool is_plain(const StepOptions& options) {
   return options.plan.is_dense && options.skipped_queries.empty() && options.skipped_keys.empty();
 }
 
+// The first step has no scores to sort by.
+VisitOrder order_of(const StepOptions& options) {
+  const VisitOrder order = visit_order(options.rule.order, options.step);
+  return order == VisitOrder::strongest && options.is_first ? VisitOrder::linear : order;
+}
+
 // One row [length] of a [batch, heads, length] tensor.
 template <typename T>
 struct RowView {
@@ -136,6 +152,20 @@ void keep_lse(const TensorView& lse, const StateView& state) {
     copy_lse<double>(lse, state.ref, state.mask.grid);
   } else {
     copy_lse<float>(lse, state.ref, state.mask.grid);
+  }
+}
+
+// Scores of the tiles that the step computed; at the first one, NaN for all others.
+void keep_scores(const StepOutputs& outputs, const StateView& state, bool is_first) {
+  const TileGrid& grid = state.mask.grid;
+  const auto* from = static_cast<const float*>(outputs.scores.data);
+  auto* to = static_cast<float*>(state.scores.data);
+  if (is_first) std::fill_n(to, grid.tiles(), std::numeric_limits<float>::quiet_NaN());
+  for (std::int64_t row = 0; row < grid.rows(); ++row) {
+    for (std::int64_t tile = 0; tile < grid.k_tiles(); ++tile) {
+      const std::int64_t at = row * grid.k_tiles() + tile;
+      if (outputs.computed.test(row, tile)) to[at] = from[at];
+    }
   }
 }
 
@@ -187,12 +217,14 @@ void step(const Context& context,
   if (!is_plain(options)) computed.tiles = outputs.computed;
   const bool has_ref = options.rule.reference == Reference::lse && !options.is_first;
   if (has_ref) computed.ref = state.ref;
+  const VisitOrder order = order_of(options);
+  if (order == VisitOrder::strongest) computed.priorities = state.scores;
   attention_forward(
       context, computed,
       {.scale = options.scale,
        .threshold = outputs.marks ? std::optional(options.plan.thresholds[0]) : std::nullopt,
        .measure = options.rule.measure,
-       .order = visit_order(options.rule.order, options.step),
+       .order = order,
        .is_partial = options.is_partial && has_ref,
        .block_q = state.mask.grid.block_q,
        .block_k = state.mask.grid.block_k},
@@ -200,6 +232,7 @@ void step(const Context& context,
   if (options.is_partial) return;
   update_mask(context, update.inputs, update.options, update.outputs);
   if (options.rule.reference == Reference::lse) keep_lse(outputs.lse, state);
+  if (state.scores) keep_scores(outputs, state, options.is_first);
 }
 
 void finish_step(const Context& context,

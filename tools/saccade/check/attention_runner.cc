@@ -58,7 +58,8 @@ ForwardResult AttentionRunner::forward(std::span<const double> ref, Measure meas
        .tiles = data_.tiles ? data_.tiles->view() : TileMaskView{},
        .q_lens = lens_view(data_.q_lens),
        .k_lens = lens_view(data_.k_lens),
-       .ref = ref.empty() ? TensorView{} : reference.view()},
+       .ref = ref.empty() ? TensorView{} : reference.view(),
+       .priorities = priorities_view()},
       {.scale = problem_.scale,
        .threshold = problem_.threshold,
        .measure = measure,
@@ -67,6 +68,13 @@ ForwardResult AttentionRunner::forward(std::span<const double> ref, Measure meas
        .block_k = grid.block_k},
       {.out = out.view(), .lse = lse.view(), .marks = marks.view(), .scores = scores.view()});
   return {out.values(), lse.values(), scores.values(), std::move(marks)};
+}
+
+TensorView AttentionRunner::priorities_view() const {
+  if (problem_.order != VisitOrder::strongest) return {};
+  const TileGrid& grid = problem_.grid;
+  return TensorView::contiguous(data_.priorities.data(), DType::f32,
+                                {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
 }
 
 BackwardResult AttentionRunner::backward(std::span<const double> out,

@@ -39,6 +39,7 @@ class AttentionRunner {
   HostTensor queries_like(std::span<const double> values) const;     // in the layout of q
   HostTensor statistics_like(std::span<const double> values) const;  // [batch, heads, q_len]
   HostTensor keys_like(std::span<const double> values) const;        // in the layout of k
+  TensorView priorities_view() const;
 
   const Problem& problem_;
   const ProblemData& data_;
