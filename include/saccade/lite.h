@@ -80,10 +80,17 @@ struct Rule {
   // R > 0: every step also computes one in R of the tiles that were dropped, and those that score
   // above the threshold are back; 0 = what is dropped stays dropped.
   std::int64_t reprobe_period = 0;
+
+  // What a step finds negligible it leaves out of its own sums as well, by panels of rows (see
+  // AttentionForwardOptions::skips_values), but not at dense steps. With largest weights, the
+  // running reference, one threshold for all heads, below 0; without mass_budget, which pays for
+  // whole tiles, and without protected tokens, which are never left out.
+  bool skips_values = false;
 };
 
 // Throws InvalidArgument for a budget or a period that is negative, or NaN, for masses with the
-// lse reference, and for the order strongest with either of them.
+// lse reference, for the order strongest with either of them, and for skips_values with any of
+// these or a budget.
 void validate(const Rule& rule);
 
 // The state of one layer and guidance branch.
@@ -101,7 +108,9 @@ struct StateView {
 
   // With the order strongest, and only then: f32 [batch, heads, q_tiles, k_tiles], densely packed:
   // what each tile scored when it was last computed, NaN where it never was, so that it comes
-  // first. 4 bytes for each tile, 32 times the mask.
+  // first. In place of a score of 0 stands the number of tiles that its row visited before: each
+  // tile that raises a maximum scores 0, and the later one is the stronger. 4 bytes for each tile,
+  // 32 times the mask.
   TensorView scores{};
 };
 

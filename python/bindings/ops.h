@@ -59,7 +59,8 @@ void lite_check_rule(std::int64_t measure,
                      std::int64_t reference,
                      std::int64_t order,
                      std::optional<double> mass_budget,
-                     std::int64_t reprobe_period);
+                     std::int64_t reprobe_period,
+                     bool skips_values);
 
 // Schedules are the bytes of their JSON, uint8 [n], and layers those of a JSON list of paths.
 
@@ -128,6 +129,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
     std::int64_t order,
     std::optional<double> mass_budget,
     std::int64_t reprobe_period,
+    bool skips_values,
     const std::vector<std::int64_t>& protected_queries,
     const std::vector<std::int64_t>& protected_keys,
     const std::vector<std::int64_t>& skipped_queries,

@@ -226,6 +226,7 @@ def _(
     order: int,
     mass_budget: float | None,
     reprobe_period: int,
+    skips_values: bool,
     *_ranges: list[int],
 ) -> tuple[Tensor, ...]:
     lse = q.new_empty(q.shape[:3], dtype=_statistics_dtype(q))

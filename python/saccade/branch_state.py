@@ -18,8 +18,8 @@ class BranchState:
     ``mask``: tiles that the next step computes. ``step``: the last one. ``ref``: [batch, heads,
     q_len], its lse, with the lse reference. ``spent``: float32 [batch, heads, q_tiles], bounds on
     the mass dropped so far, with a budget. ``scores``: float32 [batch, heads, q_tiles, k_tiles], of
-    each tile when it was last computed, NaN if it never was, with the order strongest. ``is_new``:
-    no step was taken yet.
+    each tile when it was last computed, or where it was visited if it scored 0, NaN if it never
+    was, with the order strongest. ``is_new``: no step was taken yet.
     """
 
     mask: TileMask

@@ -99,6 +99,11 @@ class LiteAttention:
             all steps; tiles that it cannot pay for stay, whatever they score. None is no limit.
         reprobe_period: R > 0 computes one in R of the dropped tiles at every step; those that have
             become important are back. 0: what is dropped stays dropped.
+        skips_values: leaves what a step finds negligible out of its own output as well, by panels
+            of a few rows (the paper's Algorithm 1): no exponentials, no products with values. Not
+            at dense steps. Every weight left out is at most 2^threshold of the row's largest. For
+            largest weights against the running reference, one threshold below 0 for all heads, no
+            budget and no protected tokens.
         shares_masks: one mask for all guidance branches in place of one for each. All branches of a
             step compute the same tiles, and a tile is dropped once each branch of a step found it
             negligible. One bit for each tile between two steps, two within a step; the branches
@@ -130,6 +135,7 @@ class LiteAttention:
         order: Literal["linear", "reversed", "alternating", "radial", "strongest"] = "linear",
         mass_budget: float | None = None,
         reprobe_period: int = 0,
+        skips_values: bool = False,
         shares_masks: bool = False,
         measures_mass: bool = False,
         protected_queries: Sequence[tuple[int, int]] = (),
@@ -142,7 +148,7 @@ class LiteAttention:
         if schedule is not None and threshold is not None:
             raise InvalidArgument("give either schedule or threshold, not both")
         rule = numbers_of(measure, reference, order)
-        call(_ops.lite_check_rule, *rule, mass_budget, reprobe_period)
+        call(_ops.lite_check_rule, *rule, mass_budget, reprobe_period, skips_values)
         has_length_first(layout)
         TileGrid(1, 1, 1, 1, block_q, block_k)  # refuses other block sizes
         if schedule is None:
@@ -155,6 +161,7 @@ class LiteAttention:
         self.order = order
         self.mass_budget = mass_budget
         self.reprobe_period = reprobe_period
+        self.skips_values = skips_values
         self.shares_masks = shares_masks
         self.measures_mass = measures_mass
         self.protected_queries = (*protected_queries, *schedule.must_do_queries)
@@ -248,6 +255,7 @@ class LiteAttention:
         parts = ["threshold"]
         parts += ["mass budget"] if self.mass_budget is not None else []
         parts += ["re-probing"] if self.reprobe_period > 0 else []
+        parts += ["skipped values"] if self.skips_values else []
         names = ("measure", "reference", "order", "block_q", "block_k")
         return {"rule": ", ".join(parts)} | {name: getattr(self, name) for name in names}
 
@@ -309,7 +317,7 @@ class LiteAttention:
             *(q_lens, k_lens, self.scale),
             *(self.block_q, self.block_k, step, state.is_new, is_partial, *plan),
             *numbers_of(self.measure, self.reference, self.order),
-            *(self.mass_budget, self.reprobe_period),
+            *(self.mass_budget, self.reprobe_period, self.skips_values),
             *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
             *(bounds_of(self.skipped_queries), bounds_of(self.skipped_keys)),
         )

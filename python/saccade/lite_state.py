@@ -35,8 +35,9 @@ def pack(lite: LiteAttention, prefix: str = "") -> dict[str, Tensor]:
 
     ``{branch}.mask`` holds the words of the TileMask, ``{branch}.position`` int64 the extents of
     its grid, the last step, and whether the state is new; ``{branch}.ref``, ``{branch}.spent`` and
-    ``{branch}.scores`` are there if the rule has them. Where branches share a mask, ``*.mask`` is it, ``*.position``
-    its position, and, within a step, ``*.next`` what the branches called so far still need.
+    ``{branch}.scores`` are there if the rule has them. Where branches share a mask, ``*.mask`` is
+    it, ``*.position`` its position, and, within a step, ``*.next`` what the branches called so far
+    still need.
     """
     if lite.is_in_step:
         raise InvalidArgument("a state is saved between steps; finish_step ends a partial step")
@@ -88,8 +89,8 @@ def unpack(
 
 def rule_of(lite: LiteAttention) -> dict[str, Any]:
     """The options that a state depends on."""
-    names = ("measure", "reference", "order", "mass_budget", "reprobe_period", "shares_masks")
-    return {name: getattr(lite, name) for name in (*names, "block_q", "block_k")}
+    names = ("measure", "reference", "order", "mass_budget", "reprobe_period", "skips_values")
+    return {name: getattr(lite, name) for name in (*names, "shares_masks", "block_q", "block_k")}
 
 
 def save(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 #include <saccade/attention.h>
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 
@@ -53,6 +54,7 @@ struct ForwardProblem : AttentionProblem {
   std::optional<double> threshold;
   Measure measure = Measure::largest_weight;
   bool is_partial = false;
+  bool skips_values = false;
   VisitPlan plan;
   AttentionForwardOutputs outputs;
 
@@ -70,7 +72,11 @@ struct ForwardProblem : AttentionProblem {
   bool decides() const { return outputs.marks || outputs.scores; }
   bool measures_mass() const { return decides() && measure != Measure::largest_weight; }
   // Whether a tile is judged by what its row visited before it.
-  bool has_running_reference() const { return decides() && !measures_mass() && !ref; }
+  bool has_running_reference() const {
+    return leaves_out_values() || (decides() && !measures_mass() && !ref);
+  }
+  // A threshold of -inf leaves nothing out.
+  bool leaves_out_values() const { return skips_values && std::isfinite(*threshold); }
 };
 
 struct BackwardProblem : AttentionProblem {

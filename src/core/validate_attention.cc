@@ -48,6 +48,31 @@ void require_priorities(const TensorView& priorities, VisitOrder order, const Ti
   require_packed("priorities", priorities);
 }
 
+void require_skippable_values(const AttentionInputs& inputs,
+                              const AttentionForwardOptions& options) {
+  if (options.panel_rows < 0 || (options.panel_rows > 0 && !options.skips_values)) {
+    throw InvalidArgument(options.skips_values
+                              ? fmt::format("panel_rows is {}, but must be at least 1, or 0 for "
+                                            "those of the backend",
+                                            options.panel_rows)
+                              : std::string("panel_rows is given without skips_values"));
+  }
+  if (!options.skips_values) return;
+  if (!options.threshold || *options.threshold == 0) {
+    throw InvalidArgument(
+        fmt::format("skips_values needs a threshold below 0, {}",
+                    options.threshold ? "not 0, which would leave out the largest weight of a row"
+                                      : "but none is given"));
+  }
+  if (inputs.ref || options.measure != Measure::largest_weight) {
+    throw InvalidArgument(
+        fmt::format("skips_values is for the {} against the running maximum, {}",
+                    name_of(Measure::largest_weight),
+                    inputs.ref ? "not against ref; leave one of them out"
+                               : fmt::format("not for the {}", name_of(options.measure))));
+  }
+}
+
 }  // namespace
 
 ForwardProblem validate(const AttentionInputs& inputs, const AttentionForwardOptions& options) {
@@ -66,6 +91,8 @@ ForwardProblem validate(const AttentionInputs& inputs, const AttentionForwardOpt
   problem.threshold = options.threshold;
   problem.measure = options.measure;
   problem.is_partial = options.is_partial;
+  require_skippable_values(inputs, options);
+  problem.skips_values = options.skips_values;
   return problem;
 }
 
@@ -77,9 +104,11 @@ void attach_outputs(ForwardProblem& problem, const AttentionForwardOutputs& outp
     require_statistics("lse", outputs.lse, problem);
     require_distinct_elements("lse", outputs.lse);
   }
-  if (static_cast<bool>(outputs.marks) != problem.threshold.has_value()) {
-    throw InvalidArgument(outputs.marks ? "marks are asked for without a threshold"
-                                        : "a threshold is given, but no marks to write");
+  if (outputs.marks && !problem.threshold) {
+    throw InvalidArgument("marks are asked for without a threshold");
+  }
+  if (!outputs.marks && problem.threshold && !problem.skips_values) {
+    throw InvalidArgument("a threshold is given, but no marks to write");
   }
   if (outputs.marks) require_mask("marks", outputs.marks, grid);
   if (outputs.scores) {

@@ -101,6 +101,20 @@ const std::vector<Mistake<ForwardCall>> kInputMistakes{
     {[](auto& c) { c.options.threshold = 0.5; }, {"threshold is 0.5", "at most 0"}},
     {[](auto& c) { c.options.threshold = NAN; }, {"threshold is nan", "at most 0"}},
     {[](auto& c) { c.options.order = static_cast<VisitOrder>(9); }, {"order is 9"}},
+    {[](auto& c) { c.options.skips_values = true; },
+     {"skips_values is for the largest_weight", "not against ref"}},
+    {[](auto& c) {
+       c.options.skips_values = true, c.options.measure = Measure::mean_mass;
+       c.inputs.ref = {};
+     },
+     {"skips_values is for the largest_weight", "not for the mean_mass"}},
+    {[](auto& c) { c.options.skips_values = true, c.options.threshold = {}; },
+     {"skips_values needs a threshold below 0", "none is given"}},
+    {[](auto& c) { c.options.skips_values = true, c.options.threshold = 0; },
+     {"skips_values needs a threshold below 0", "the largest weight of a row"}},
+    {[](auto& c) { c.options.skips_values = true, c.options.panel_rows = -1; },
+     {"panel_rows is -1", "at least 1"}},
+    {[](auto& c) { c.options.panel_rows = 16; }, {"panel_rows is given without skips_values"}},
     {[](auto& c) { c.options.order = VisitOrder::strongest; },
      {"priorities is missing", "order strongest needs it"}},
     {[](auto& c) { c.inputs.priorities = c.result.scores.view(); },

@@ -328,8 +328,26 @@ TEST_F(LiteRuleTest, ShardsOfKeysDecideLikeOne) {
   EXPECT_LT(whole.mask.count(), whole.grid.tiles());
 }
 
-// Every step visits by what each tile scored when it was last computed, and drops what attention
-// over this list marks.
+// The tiles of each row in the order of a step, from what is known of them; empty = linear.
+std::vector<std::vector<std::int64_t>> visited(const TileMask& computed,
+                                               const std::vector<double>& known) {
+  const TileGrid& grid = computed.grid();
+  const std::vector<std::uint8_t> bits = computed.to_dense();
+  std::vector<std::vector<std::int64_t>> rows(grid.rows());
+  for (std::int64_t i = 0; i < grid.tiles(); ++i) {
+    if (bits[i]) rows[i / grid.k_tiles()].push_back(i);
+  }
+  for (std::vector<std::int64_t>& row : rows) {
+    std::stable_sort(row.begin(), row.end(), [&](std::int64_t a, std::int64_t b) {
+      if (known.empty() || std::isnan(known[b])) return false;
+      return std::isnan(known[a]) || known[a] > known[b];
+    });
+  }
+  return rows;
+}
+
+// Every step visits by what each tile scored when it was last computed, ties at 0 by their place
+// then, and drops what attention over this list marks.
 TEST_F(LiteRuleTest, StrongestFirstGoesByTheLastScoresOfEachTile) {
   const TokenRange skipped[] = {{64, 128}};  // tile 1 of every row is never computed
   Problem problem = small_problem(random_);
@@ -352,8 +370,13 @@ TEST_F(LiteRuleTest, StrongestFirstGoesByTheLastScoresOfEachTile) {
     EXPECT_EQ(result.out.values(), expected.out.values());
     EXPECT_EQ(result.scores.values(), expected.scores.values());
     const std::vector<std::uint8_t> computed = result.computed.to_dense();
+    for (const auto& row : visited(result.computed, step == 0 ? std::vector<double>() : last)) {
+      for (std::size_t place = 0; place < row.size(); ++place) {
+        const double score = expected.scores.get(row[place]);
+        last[row[place]] = score == 0 ? static_cast<double>(place) : score;
+      }
+    }
     for (std::size_t i = 0; i < last.size(); ++i) {
-      if (computed[i]) last[i] = expected.scores.get(static_cast<std::int64_t>(i));
       kept_scores += !computed[i] && !std::isnan(last[i]);
       const double found = layer.scores.get(static_cast<std::int64_t>(i));
       EXPECT_TRUE(found == last[i] || (std::isnan(found) && std::isnan(last[i]))) << i;
@@ -379,6 +402,42 @@ TEST_F(LiteRuleTest, StrongestFirstMarksMoreThanWeakestFirst) {
   strongest.run(problem, {.thresholds = {-4}});
   EXPECT_EQ(linear.mask.count(), linear.grid.tiles());
   EXPECT_LT(strongest.mask.count(), strongest.grid.tiles() / 2);
+}
+
+// At a sparse step; a dense one computes everything in full.
+TEST_F(LiteRuleTest, SkippedValuesAreThoseOfAttention) {
+  Problem problem = small_problem(random_);
+  Layer layer(problem, {.skips_values = true}), complete(problem, {});
+  for (int step = 0; step < 3; ++step) {
+    const bool is_dense = step == 1;
+    const TileMask before = layer.mask;
+    const StepPlan plan = {.is_dense = is_dense, .thresholds = {-4}};
+    const StepResult result = layer.run(problem, plan);
+    Problem masked = problem;
+    masked.tiles = is_dense ? TileMask::full(layer.grid) : before;
+    masked.threshold = -4;
+    masked.skips_values = !is_dense;
+    const test::ForwardResult expected = test::run_forward({}, masked);
+    EXPECT_EQ(result.out.values(), expected.out.values());
+    EXPECT_EQ(result.lse.values(), expected.lse.values());
+    masked.skips_values = false;
+    EXPECT_EQ(result.out.values() == test::run_forward({}, masked).out.values(), is_dense);
+    complete.run(problem, plan);
+    EXPECT_EQ(layer.mask, complete.mask);
+    move_on(problem, random_);
+  }
+  EXPECT_LT(layer.mask.count(), layer.grid.tiles());
+}
+
+TEST_F(LiteRuleTest, SkippedValuesGoWithScores) {
+  const Problem problem = small_problem(random_);
+  Layer layer(problem, {.order = Order::strongest, .reprobe_period = 2, .skips_values = true});
+  Layer complete(problem, {.order = Order::strongest, .reprobe_period = 2});
+  for (int step = 0; step < 3; ++step) {
+    const StepResult result = layer.run(problem, {.thresholds = {-4}});
+    EXPECT_NE(result.out.values(), complete.run(problem, {.thresholds = {-4}}).out.values());
+    EXPECT_EQ(layer.mask, complete.mask);
+  }
 }
 
 TEST_F(LiteRuleTest, AlternatingOrderTurnsAround) {
@@ -428,6 +487,17 @@ TEST_F(LiteRuleTest, BadRulesNameLimitAndValue) {
          "outputs.scores is missing, but the order strongest needs it");
   expect(message({}, usual, [&](StateView& s, StepOutputs& o) { s.scores = o.scores; }),
          "state.scores is given, but the order linear has no use for it");
+  expect(message({.measure = Measure::mean_mass, .skips_values = true}, usual, nothing),
+         "skips_values leaves out weights that are small against the running maximum, which the "
+         "measure mean_mass");
+  expect(message({.reference = Reference::lse, .skips_values = true}, usual, nothing),
+         "the reference lse do not tell");
+  expect(message({.mass_budget = 0.1, .skips_values = true}, usual, nothing),
+         "no mass_budget pays for");
+  expect(message({.skips_values = true}, {.thresholds = {-1, -2}}, nothing),
+         "plan.thresholds has 2, but skips_values needs one");
+  expect(message({.skips_values = true}, {.thresholds = {0}}, nothing),
+         "skips_values needs a threshold below 0");
   expect(message({}, {.thresholds = {}}, nothing), "plan.thresholds is empty");
   expect(message({}, {.thresholds = {-1, -2, -3}}, nothing), "3 head_thresholds for 2 query heads");
   expect(message({.mass_budget = 0.1}, usual, [](StateView& s, StepOutputs&) { s.spent = {}; }),

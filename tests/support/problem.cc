@@ -69,6 +69,8 @@ AttentionForwardOptions Problem::forward_options() const {
           .threshold = threshold,
           .measure = measure,
           .order = order,
+          .skips_values = skips_values,
+          .panel_rows = panel_rows,
           .block_q = shape.block_q,
           .block_k = shape.block_k};
 }
@@ -145,7 +147,7 @@ std::string Problem::describe() const {
        << shape.k_heads << ", " << shape.k_len << "], tiles " << shape.block_q << " x "
        << shape.block_k << (tiles ? ", masked" : ", dense") << ", scale " << used_scale() << ", "
        << name_of(order) << ", " << name_of(measure) << (ref ? ", ref" : "")
-       << (wants_scores ? ", scores" : "");
+       << (wants_scores ? ", scores" : "") << (skips_values ? ", skips values" : "");
   if (threshold) text << ", threshold " << *threshold;
   for (std::int64_t b = 0; q_lens && b < shape.batch; ++b) {
     text << ", lengths " << valid_queries(b) << " x " << valid_keys(b);

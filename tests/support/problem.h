@@ -69,6 +69,8 @@ struct Problem {
   Measure measure = Measure::largest_weight;  // of scores and marks
   bool wants_scores = false;
   VisitOrder order = VisitOrder::linear;
+  bool skips_values = false;
+  int panel_rows = 0;
 };
 
 // Each tile is active with this probability.

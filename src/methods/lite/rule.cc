@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <string>
+
 namespace saccade::lite {
 
 std::string_view name_of(Reference reference) {
@@ -59,6 +61,17 @@ void validate(const Rule& rule) {
         "only; leave it at {}, or measure the {} against the {} reference",
         name_of(rule.order), name_of(rule.measure), name_of(rule.reference), name_of(Order::linear),
         name_of(Measure::largest_weight), name_of(Reference::running)));
+  }
+  if (rule.skips_values && (rule.measure != Measure::largest_weight ||
+                            rule.reference != Reference::running || rule.mass_budget)) {
+    throw InvalidArgument(fmt::format(
+        "skips_values leaves out weights that are small against the running maximum, which {}",
+        rule.mass_budget
+            ? std::string("no mass_budget pays for; give one of the two")
+            : fmt::format("the measure {} and the reference {} do not tell; measure the {} against "
+                          "the {} reference",
+                          name_of(rule.measure), name_of(rule.reference),
+                          name_of(Measure::largest_weight), name_of(Reference::running))));
   }
   if (rule.mass_budget && !(*rule.mass_budget >= 0)) {
     throw InvalidArgument(

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <vector>
 
 namespace saccade::lite {
 namespace {
@@ -31,6 +32,20 @@ const char* why_scores(const StepOptions& options) {
   if (options.is_partial) return "a partial step needs it";
   if (options.rule.order == Order::strongest) return "the order strongest needs it";
   return options.rule.mass_budget ? "a mass budget needs it" : "thresholds of single heads need it";
+}
+
+void require_skippable_values(const StepOptions& options) {
+  if (!options.rule.skips_values) return;
+  if (options.plan.thresholds.size() > 1) {
+    throw InvalidArgument(
+        fmt::format("plan.thresholds has {}, but skips_values needs one for all query heads",
+                    options.plan.thresholds.size()));
+  }
+  if (!options.protected_queries.empty() || !options.protected_keys.empty()) {
+    throw InvalidArgument(
+        "protected tokens are given, but skips_values would leave out weights of theirs; give one "
+        "of the two");
+  }
 }
 
 void require_state(const AttentionInputs& inputs,
@@ -155,16 +170,23 @@ void keep_lse(const TensorView& lse, const StateView& state) {
   }
 }
 
-// Scores of the tiles that the step computed; at the first one, NaN for all others.
-void keep_scores(const StepOutputs& outputs, const StateView& state, bool is_first) {
+// Scores of the tiles that the step computed, and of those that scored 0 their place in the list;
+// at the first step, NaN for all others.
+void keep_scores(const StepOutputs& outputs,
+                 const StateView& state,
+                 VisitOrder order,
+                 bool is_first) {
   const TileGrid& grid = state.mask.grid;
-  const auto* from = static_cast<const float*>(outputs.scores.data);
-  auto* to = static_cast<float*>(state.scores.data);
-  if (is_first) std::fill_n(to, grid.tiles(), std::numeric_limits<float>::quiet_NaN());
+  std::vector<std::int32_t> tiles(grid.k_tiles());
   for (std::int64_t row = 0; row < grid.rows(); ++row) {
-    for (std::int64_t tile = 0; tile < grid.k_tiles(); ++tile) {
-      const std::int64_t at = row * grid.k_tiles() + tile;
-      if (outputs.computed.test(row, tile)) to[at] = from[at];
+    const float* found = static_cast<const float*>(outputs.scores.data) + row * grid.k_tiles();
+    float* kept = static_cast<float*>(state.scores.data) + row * grid.k_tiles();
+    const std::int64_t listed = list_row(grid, outputs.computed.row(row), row % grid.q_tiles(),
+                                         grid.k_tiles(), order, kept, tiles.data());
+    if (is_first) std::fill_n(kept, grid.k_tiles(), std::numeric_limits<float>::quiet_NaN());
+    for (std::int64_t i = 0; i < listed; ++i) {
+      const float score = found[tiles[i]];
+      kept[tiles[i]] = score == 0 ? static_cast<float>(i) : score;
     }
   }
 }
@@ -206,6 +228,7 @@ void step(const Context& context,
           const StepOutputs& outputs) {
   require_inputs(inputs);
   validate(options.rule);
+  require_skippable_values(options);
   require_state(inputs, options, state, outputs);
   const ComputedTilesOptions selection = computed_options(options);
   validate_computed_tiles(state.mask, selection, outputs.computed);
@@ -218,21 +241,24 @@ void step(const Context& context,
   const bool has_ref = options.rule.reference == Reference::lse && !options.is_first;
   if (has_ref) computed.ref = state.ref;
   const VisitOrder order = order_of(options);
+  const bool skips_values = options.rule.skips_values && !options.plan.is_dense;
   if (order == VisitOrder::strongest) computed.priorities = state.scores;
   attention_forward(
       context, computed,
       {.scale = options.scale,
-       .threshold = outputs.marks ? std::optional(options.plan.thresholds[0]) : std::nullopt,
+       .threshold =
+           outputs.marks || skips_values ? std::optional(options.plan.thresholds[0]) : std::nullopt,
        .measure = options.rule.measure,
        .order = order,
        .is_partial = options.is_partial && has_ref,
+       .skips_values = skips_values,
        .block_q = state.mask.grid.block_q,
        .block_k = state.mask.grid.block_k},
       {.out = outputs.out, .lse = outputs.lse, .marks = outputs.marks, .scores = outputs.scores});
   if (options.is_partial) return;
   update_mask(context, update.inputs, update.options, update.outputs);
   if (options.rule.reference == Reference::lse) keep_lse(outputs.lse, state);
-  if (state.scores) keep_scores(outputs, state, options.is_first);
+  if (state.scores) keep_scores(outputs, state, order, options.is_first);
 }
 
 void finish_step(const Context& context,
