@@ -77,7 +77,7 @@ TEST(CpuForwardTest, EqualPrioritiesAreTheLinearOrderBitForBit) {
     visit_strongest_first(problem, random);
     const ForwardResult another = run_forward(kCpu, problem);
     EXPECT_FALSE(is_same(another.scores, linear.scores));
-    for (const double priority : {0.0, -INFINITY, static_cast<double>(NAN)}) {
+    for (const double priority : {0.0, -double{INFINITY}, double{NAN}}) {
       problem.priorities.generate([&] { return priority; });
       expect_same(run_forward(kCpu, problem), linear);
     }

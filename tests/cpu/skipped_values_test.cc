@@ -48,7 +48,7 @@ bool expect_reference(const Problem& problem) {
 
 TEST(CpuSkippedValuesTest, AgreesWithTheReferenceOnHostileProblems) {
   int leaving_out = 0;
-  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
     Problem problem = hostile_problem(seed);
     Random random(seed);
     problem.measure = Measure::largest_weight;
@@ -60,7 +60,7 @@ TEST(CpuSkippedValuesTest, AgreesWithTheReferenceOnHostileProblems) {
     leaving_out += expect_reference(problem);
     if (HasFailure()) break;
   }
-  EXPECT_GT(leaving_out, 60);
+  EXPECT_GT(leaving_out, 40);
 }
 
 // Also rows that are cut into pieces, which begin with tiles that are left out.
