@@ -37,17 +37,34 @@ struct AttentionInputs {
   // weights are measured against it (see AttentionForwardOutputs::scores); absent, against the
   // running row maximum. Masses are those of this step and take no reference.
   TensorView ref{};
+
+  // f32 [batch, q_heads, q_tiles, k_tiles], densely packed; needed for, and only with,
+  // VisitOrder::strongest: a row visits its tiles by falling priority, such as the score of an
+  // earlier step. NaN comes first, ties ascend. Those of tiles that are not computed mean nothing.
+  TensorView priorities{};
 };
 
 struct AttentionForwardOptions {
-  std::optional<double> scale{};      // absent = 1 / sqrt(head_dim); any finite value
-  std::optional<double> threshold{};  // <= 0, log2 units; needed for, and only with, marks
+  std::optional<double> scale{};  // absent = 1 / sqrt(head_dim); any finite value
+  // <= 0, log2 units; needed for, and only with, marks and skips_values.
+  std::optional<double> threshold{};
   Measure measure = Measure::largest_weight;
   VisitOrder order = VisitOrder::linear;
   // The keys are a part of those that the rows attend to, and the lse of all of them is not known
   // yet: scores stay max over r of (max_j S[r, j] - ref[r]), neither corrected nor capped (see
   // UpdateMaskInputs::fall). Needs ref, and scores instead of marks.
   bool is_partial = false;
+  // Weights that are negligible are left out of this very call (LiteAttention Algorithm 1, after
+  // SpargeAttention): of a visit group and the rows of a panel (see VisitPlan) neither exponentials
+  // nor products with values are computed where log2(e) * (max_j S[r, j] - m[r]), with the running
+  // m of eq. 7, is at most the threshold in every row r of the panel. Every weight left out is at
+  // most 2^threshold of the row's largest; lse is that of what was summed up. NaN leaves nothing
+  // out, marks and scores are what they would be without. Needs a threshold below 0 (-inf leaves
+  // nothing out), largest weights and the running reference.
+  bool skips_values = false;
+  // With skips_values: rows of a panel; 0 = those of the backend. The reference backend takes any
+  // number, and so replays another one's plan; others take theirs.
+  int panel_rows = 0;
   // Tile size of a call without `tiles`; with `tiles`, its grid decides.
   int block_q = 128;
   int block_k = 64;
@@ -82,13 +99,17 @@ struct AttentionForwardOutputs {
   TensorView scores{};
 };
 
-// How a backend walks one row of tiles: a function of the problem only, never of the number of
-// threads. The reference replays it.
+// How a backend walks one row of tiles: a function of the problem only, and of the instruction set,
+// never of the number of threads. The reference replays it.
 struct VisitPlan {
   VisitOrder order = VisitOrder::linear;
   // Consecutive list entries that one product covers: the running reference m of a tile includes
   // its whole group.
   int group_tiles = 1;
+  // Consecutive rows, from the first one of a row of tiles, whose values skips_values leaves out
+  // together; those beyond q_lens have no say. Less than a tile's sharpens the rule: a panel may
+  // leave out what other rows of the tile need.
+  int panel_rows = 128;
 
   friend bool operator==(const VisitPlan&, const VisitPlan&) = default;
 };

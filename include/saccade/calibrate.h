@@ -57,7 +57,7 @@ struct CalibrationStateView {
 };
 
 struct CalibrationOptions {
-  Rule rule{};  // without mass_budget and reprobe_period
+  Rule rule{};  // without mass_budget, reprobe_period, skips_values and the order strongest
   std::int64_t step = 0;
 
   // The schedule computes every tile at this step. So it does at the first.

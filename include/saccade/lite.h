@@ -55,10 +55,12 @@ enum class Order {
   reversed,
   alternating,  // linear on even steps, reversed on odd ones
   radial,       // from the diagonal outwards
+  strongest,    // by falling score of the step that last computed a tile; see StateView::scores
 };
 
 std::string_view name_of(Order order);
 
+// That of a step after the first.
 VisitOrder visit_order(Order order, std::int64_t step);
 
 // How it is decided which tiles are dropped, and which come back. The default is the paper's rule;
@@ -68,6 +70,7 @@ struct Rule {
   // there is no reference to choose, and the order changes rounding only.
   Measure measure = Measure::largest_weight;
   Reference reference = Reference::running;
+  // Strongest only where the order decides: with largest weights and the running reference.
   Order order = Order::linear;
 
   // >= 0: a row of tiles drops tiles only while the bounds on their softmax mass, summed over all
@@ -77,10 +80,17 @@ struct Rule {
   // R > 0: every step also computes one in R of the tiles that were dropped, and those that score
   // above the threshold are back; 0 = what is dropped stays dropped.
   std::int64_t reprobe_period = 0;
+
+  // What a step finds negligible it leaves out of its own sums as well, by panels of rows (see
+  // AttentionForwardOptions::skips_values), but not at dense steps. With largest weights, the
+  // running reference, one threshold for all heads, below 0; without mass_budget, which pays for
+  // whole tiles, and without protected tokens, which are never left out.
+  bool skips_values = false;
 };
 
-// Throws InvalidArgument for a budget or a period that is negative, or NaN, and for masses with the
-// lse reference.
+// Throws InvalidArgument for a budget or a period that is negative, or NaN, for masses with the
+// lse reference, for the order strongest with either of them, and for skips_values with any of
+// these or a budget.
 void validate(const Rule& rule);
 
 // The state of one layer and guidance branch.
@@ -95,6 +105,13 @@ struct StateView {
   // With a mass budget, and only then: f32 [batch, heads, q_tiles], densely packed (see
   // UpdateMaskOutputs).
   TensorView spent{};
+
+  // With the order strongest, and only then: f32 [batch, heads, q_tiles, k_tiles], densely packed:
+  // what each tile scored when it was last computed, NaN where it never was, so that it comes
+  // first. In place of a score of 0 stands the number of tiles that its row visited before: each
+  // tile that raises a maximum scores 0, and the later one is the stronger. 4 bytes for each tile,
+  // 32 times the mask.
+  TensorView scores{};
 };
 
 struct StepOptions {
@@ -102,8 +119,9 @@ struct StepOptions {
   Rule rule{};
   std::int64_t step = 0;
 
-  // The state is new: mask full, spent zero, ref unwritten. Its first step has no lse to compare
-  // with and takes the running reference, whose scores are bounds as well.
+  // The state is new: mask full, spent zero, ref and scores unwritten. Its first step has no lse to
+  // compare with and takes the running reference, whose scores are bounds as well; it has no scores
+  // to sort by and visits tiles in linear order.
   bool is_first = true;
 
   // The keys are a shard of all that the queries attend to: the step leaves its decisions to

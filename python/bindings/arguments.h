@@ -30,6 +30,7 @@ lite::Rule rule_from(std::int64_t measure,
                      std::int64_t reference,
                      std::int64_t order,
                      std::optional<double> mass_budget,
-                     std::int64_t reprobe_period);
+                     std::int64_t reprobe_period,
+                     bool skips_values);
 
 }  // namespace saccade::python

@@ -49,7 +49,7 @@ struct DenseStep {
               .scores = view_of(scores, "scores"),
               .ref = view_of(ref, "ref"),
               .shares = view_of(shares, "shares")},
-        options{.rule = rule_from(measure, reference, order, std::nullopt, 0),
+        options{.rule = rule_from(measure, reference, order, std::nullopt, 0, false),
                 .step = step,
                 .is_dense = is_dense},
         out(torch::stable::empty_like(q)) {

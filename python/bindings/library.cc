@@ -100,10 +100,12 @@ STABLE_TORCH_LIBRARY(saccade, library) {
       "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dq_weight, Tensor dk_weight)");
   library.def(
       "lite_step(Tensor q, Tensor k, Tensor v, Tensor(a!) mask, Tensor(b!)? ref, "
-      "Tensor(c!)? spent, Tensor? q_lens, Tensor? k_lens, float? scale, int block_q, int block_k, "
-      "int step, bool is_first, bool is_partial, bool is_dense, float[] thresholds, "
+      "Tensor(c!)? spent, Tensor(d!)? last_scores, Tensor? q_lens, Tensor? k_lens, float? scale, "
+      "int block_q, int block_k, int step, bool is_first, bool is_partial, bool is_dense, "
+      "float[] thresholds, "
       "int measure, int reference, int order, float? mass_budget, int reprobe_period, "
-      "int[] protected_queries, int[] protected_keys, int[] skipped_queries, int[] skipped_keys) "
+      "bool skips_values, int[] protected_queries, int[] protected_keys, int[] skipped_queries, "
+      "int[] skipped_keys) "
       "-> (Tensor out, Tensor lse, Tensor active, Tensor probed_mass, Tensor computed, "
       "Tensor scores)");
   library.def(
@@ -131,7 +133,7 @@ STABLE_TORCH_LIBRARY(saccade, library) {
       "-> (float threshold, float predicted)");
   library.def(
       "lite_check_rule(int measure, int reference, int order, float? mass_budget, "
-      "int reprobe_period) -> ()");
+      "int reprobe_period, bool skips_values) -> ()");
   library.def("lite_schedule_json(Tensor schedule) -> str");
   library.def(
       "lite_plan_step(Tensor schedule, int step, float? sigma, str layer, int heads, int length) "

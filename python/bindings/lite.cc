@@ -62,8 +62,9 @@ void lite_check_rule(std::int64_t measure,
                      std::int64_t reference,
                      std::int64_t order,
                      std::optional<double> mass_budget,
-                     std::int64_t reprobe_period) {
-  lite::validate(rule_from(measure, reference, order, mass_budget, reprobe_period));
+                     std::int64_t reprobe_period,
+                     bool skips_values) {
+  lite::validate(rule_from(measure, reference, order, mass_budget, reprobe_period, skips_values));
 }
 
 std::int64_t lite_step_number(const std::vector<double>& timesteps) {
@@ -80,6 +81,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
     const Tensor& mask,
     const std::optional<Tensor>& ref,
     const std::optional<Tensor>& spent,
+    const std::optional<Tensor>& last_scores,
     const std::optional<Tensor>& q_lens,
     const std::optional<Tensor>& k_lens,
     std::optional<double> scale,
@@ -95,6 +97,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
     std::int64_t order,
     std::optional<double> mass_budget,
     std::int64_t reprobe_period,
+    bool skips_values,
     const std::vector<std::int64_t>& protected_queries,
     const std::vector<std::int64_t>& protected_keys,
     const std::vector<std::int64_t>& skipped_queries,
@@ -107,8 +110,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
                                .k_lens = view_of(k_lens, "k_lens"),
                                .ref = {}};
   const TileGrid grid = grid_of(inputs.q, inputs.k, block_q, block_k);
-  const lite::StateView state{
-      .mask = mask_of(mask, grid), .ref = view_of(ref, "ref"), .spent = view_of(spent, "spent")};
+  const lite::StateView state{.mask = mask_of(mask, grid),
+                              .ref = view_of(ref, "ref"),
+                              .spent = view_of(spent, "spent"),
+                              .scores = view_of(last_scores, "last_scores")};
   const std::vector<TokenRange> must_do_queries =
       ranges_from(protected_queries, "protected_queries");
   const std::vector<TokenRange> must_do_keys = ranges_from(protected_keys, "protected_keys");
@@ -116,7 +121,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
   const std::vector<TokenRange> must_skip_keys = ranges_from(skipped_keys, "skipped_keys");
   const lite::StepOptions options{
       .plan = {.is_dense = is_dense, .thresholds = thresholds},
-      .rule = rule_from(measure, reference, order, mass_budget, reprobe_period),
+      .rule = rule_from(measure, reference, order, mass_budget, reprobe_period, skips_values),
       .step = step,
       .is_first = is_first,
       .is_partial = is_partial,

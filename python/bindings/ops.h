@@ -59,7 +59,8 @@ void lite_check_rule(std::int64_t measure,
                      std::int64_t reference,
                      std::int64_t order,
                      std::optional<double> mass_budget,
-                     std::int64_t reprobe_period);
+                     std::int64_t reprobe_period,
+                     bool skips_values);
 
 // Schedules are the bytes of their JSON, uint8 [n], and layers those of a JSON list of paths.
 
@@ -100,10 +101,11 @@ bool lite_must_reset(const std::vector<std::int64_t>& last_grid,
                      std::int64_t step);
 
 // One step of LiteAttention. `mask` holds the words of a TileMask; it, `ref` (given with the lse
-// reference) and `spent` (given with a mass budget) are updated. Ranges are begin, end, begin, end,
-// ... Returns out, lse, the tiles computed for each head, the bounds on the mass of the tiles that
-// were probed, a mean over the rows of tiles of each head (empty without a re-probe period), and,
-// of a partial step, which updates nothing, the words of the tiles computed and their scores.
+// reference), `spent` (given with a mass budget) and `last_scores` (given with the order strongest)
+// are updated. Ranges are begin, end, begin, end, ... Returns out, lse, the tiles computed for each
+// head, the bounds on the mass of the tiles that were probed, a mean over the rows of tiles of each
+// head (empty without a re-probe period), and, of a partial step, which updates nothing, the words
+// of the tiles computed and their scores.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
     const Tensor& q,
     const Tensor& k,
@@ -111,6 +113,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
     const Tensor& mask,
     const std::optional<Tensor>& ref,
     const std::optional<Tensor>& spent,
+    const std::optional<Tensor>& last_scores,
     const std::optional<Tensor>& q_lens,
     const std::optional<Tensor>& k_lens,
     std::optional<double> scale,
@@ -126,6 +129,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lite_step(
     std::int64_t order,
     std::optional<double> mass_budget,
     std::int64_t reprobe_period,
+    bool skips_values,
     const std::vector<std::int64_t>& protected_queries,
     const std::vector<std::int64_t>& protected_keys,
     const std::vector<std::int64_t>& skipped_queries,

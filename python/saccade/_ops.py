@@ -210,6 +210,7 @@ def _(
     mask: Tensor,
     ref: Tensor | None,
     spent: Tensor | None,
+    last_scores: Tensor | None,
     q_lens: Tensor | None,
     k_lens: Tensor | None,
     scale: float | None,
@@ -225,6 +226,7 @@ def _(
     order: int,
     mass_budget: float | None,
     reprobe_period: int,
+    skips_values: bool,
     *_ranges: list[int],
 ) -> tuple[Tensor, ...]:
     lse = q.new_empty(q.shape[:3], dtype=_statistics_dtype(q))

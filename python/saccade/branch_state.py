@@ -17,23 +17,30 @@ class BranchState:
 
     ``mask``: tiles that the next step computes. ``step``: the last one. ``ref``: [batch, heads,
     q_len], its lse, with the lse reference. ``spent``: float32 [batch, heads, q_tiles], bounds on
-    the mass dropped so far, with a budget. ``is_new``: no step was taken yet.
+    the mass dropped so far, with a budget. ``scores``: float32 [batch, heads, q_tiles, k_tiles], of
+    each tile when it was last computed, or where it was visited if it scored 0, NaN if it never
+    was, with the order strongest. ``is_new``: no step was taken yet.
     """
 
     mask: TileMask
     step: int
     ref: Tensor | None
     spent: Tensor | None
+    scores: Tensor | None = None
     is_new: bool = True
 
     @property
     def tensors(self) -> list[Tensor]:
-        return [t for t in (self.mask.words, self.ref, self.spent) if t is not None]
+        return [self.mask.words, *(t for t in self._optional if t is not None)]
 
     def to(self, device: torch.device) -> BranchState:
         """The same state in the memory of ``device``."""
-        ref, spent = (None if t is None else t.to(device) for t in (self.ref, self.spent))
-        return BranchState(self.mask.to(device), self.step, ref, spent, self.is_new)
+        optional = (None if t is None else t.to(device) for t in self._optional)
+        return BranchState(self.mask.to(device), self.step, *optional, is_new=self.is_new)
+
+    @property
+    def _optional(self) -> tuple[Tensor | None, ...]:
+        return self.ref, self.spent, self.scores
 
 
 @dataclass

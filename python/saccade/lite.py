@@ -20,7 +20,7 @@ from .tile_mask import TileGrid, TileMask
 # In the order of their numbers.
 MEASURES = ("largest_weight", "largest_mass", "mean_mass")
 REFERENCES = ("running", "lse")
-ORDERS = ("linear", "reversed", "alternating", "radial")
+ORDERS = ("linear", "reversed", "alternating", "radial", "strongest")
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,20 @@ class LiteAttention:
             so far. "lse": the row's lse of the step before, corrected by its largest fall since, so
             that 2^threshold bounds a dropped tile's weights in this step's softmax whatever the
             order; 4 bytes for each query and head.
-        order: "linear", "reversed", "radial", or "alternating" (linear on even steps, reversed on
-            odd ones): the order in which a row visits its tiles. Under the running reference, the
-            first one visited is kept.
+        order: "linear", "reversed", "radial", "alternating" (linear on even steps, reversed on odd
+            ones) or "strongest" (by falling score of the step that last computed a tile; linear at
+            the first step; 4 bytes for each tile): the order in which a row visits its tiles. Under
+            the running reference, the first one visited is kept. "strongest" is for that reference
+            and largest weights alone.
         mass_budget: the softmax mass that a row of tiles may lose in all, as a sum of bounds over
             all steps; tiles that it cannot pay for stay, whatever they score. None is no limit.
         reprobe_period: R > 0 computes one in R of the dropped tiles at every step; those that have
             become important are back. 0: what is dropped stays dropped.
+        skips_values: leaves what a step finds negligible out of its own output as well, by panels
+            of a few rows (the paper's Algorithm 1): no exponentials, no products with values. Not
+            at dense steps. Every weight left out is at most 2^threshold of the row's largest. For
+            largest weights against the running reference, one threshold below 0 for all heads, no
+            budget and no protected tokens.
         shares_masks: one mask for all guidance branches in place of one for each. All branches of a
             step compute the same tiles, and a tile is dropped once each branch of a step found it
             negligible. One bit for each tile between two steps, two within a step; the branches
@@ -125,9 +132,10 @@ class LiteAttention:
         block_k: int = 64,
         measure: Literal["largest_weight", "largest_mass", "mean_mass"] = "largest_weight",
         reference: Literal["running", "lse"] = "running",
-        order: Literal["linear", "reversed", "alternating", "radial"] = "linear",
+        order: Literal["linear", "reversed", "alternating", "radial", "strongest"] = "linear",
         mass_budget: float | None = None,
         reprobe_period: int = 0,
+        skips_values: bool = False,
         shares_masks: bool = False,
         measures_mass: bool = False,
         protected_queries: Sequence[tuple[int, int]] = (),
@@ -140,7 +148,7 @@ class LiteAttention:
         if schedule is not None and threshold is not None:
             raise InvalidArgument("give either schedule or threshold, not both")
         rule = numbers_of(measure, reference, order)
-        call(_ops.lite_check_rule, *rule, mass_budget, reprobe_period)
+        call(_ops.lite_check_rule, *rule, mass_budget, reprobe_period, skips_values)
         has_length_first(layout)
         TileGrid(1, 1, 1, 1, block_q, block_k)  # refuses other block sizes
         if schedule is None:
@@ -153,6 +161,7 @@ class LiteAttention:
         self.order = order
         self.mass_budget = mass_budget
         self.reprobe_period = reprobe_period
+        self.skips_values = skips_values
         self.shares_masks = shares_masks
         self.measures_mass = measures_mass
         self.protected_queries = (*protected_queries, *schedule.must_do_queries)
@@ -246,6 +255,7 @@ class LiteAttention:
         parts = ["threshold"]
         parts += ["mass budget"] if self.mass_budget is not None else []
         parts += ["re-probing"] if self.reprobe_period > 0 else []
+        parts += ["skipped values"] if self.skips_values else []
         names = ("measure", "reference", "order", "block_q", "block_k")
         return {"rule": ", ".join(parts)} | {name: getattr(self, name) for name in names}
 
@@ -303,10 +313,11 @@ class LiteAttention:
         state = self._state(q, k, step, branch)
         out, lse, active, probed_mass, computed, scores = call(
             _ops.lite_step,
-            *(q, k, v, state.mask.words, state.ref, state.spent, q_lens, k_lens, self.scale),
+            *(q, k, v, state.mask.words, state.ref, state.spent, state.scores),
+            *(q_lens, k_lens, self.scale),
             *(self.block_q, self.block_k, step, state.is_new, is_partial, *plan),
             *numbers_of(self.measure, self.reference, self.order),
-            *(self.mass_budget, self.reprobe_period),
+            *(self.mass_budget, self.reprobe_period, self.skips_values),
             *(bounds_of(self.protected_queries), bounds_of(self.protected_keys)),
             *(bounds_of(self.skipped_queries), bounds_of(self.skipped_keys)),
         )
@@ -393,14 +404,16 @@ class LiteAttention:
         return torch.exp(lse - dense_lse).nanmean(-1).float()  # NaN: beyond q_lens
 
     def _new_state(self, grid: TileGrid, q: Tensor, step: int) -> BranchState:
-        ref = spent = None
+        ref = spent = scores = None
         if self.reference == "lse":
             dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
             ref = torch.full(q.shape[:3], math.nan, dtype=dtype, device=q.device)
         if self.mass_budget is not None:
             spent = torch.zeros(grid.shape[:3], device=q.device)
+        if self.order == "strongest":
+            scores = torch.full(grid.shape, math.nan, device=q.device)
         mask = TileMask.full(*astuple(grid), device=q.device)
-        return BranchState(mask, step, ref, spent)
+        return BranchState(mask, step, ref, spent, scores)
 
 
 def numbers_of(measure: str, reference: str, order: str) -> tuple[int, int, int]:

@@ -34,9 +34,10 @@ def pack(lite: LiteAttention, prefix: str = "") -> dict[str, Tensor]:
     """The states of all branches as tensors on the CPU, by name.
 
     ``{branch}.mask`` holds the words of the TileMask, ``{branch}.position`` int64 the extents of
-    its grid, the last step, and whether the state is new; ``{branch}.ref`` and ``{branch}.spent``
-    are there if the rule has them. Where branches share a mask, ``*.mask`` is it, ``*.position``
-    its position, and, within a step, ``*.next`` what the branches called so far still need.
+    its grid, the last step, and whether the state is new; ``{branch}.ref``, ``{branch}.spent`` and
+    ``{branch}.scores`` are there if the rule has them. Where branches share a mask, ``*.mask`` is
+    it, ``*.position`` its position, and, within a step, ``*.next`` what the branches called so far
+    still need.
     """
     if lite.is_in_step:
         raise InvalidArgument("a state is saved between steps; finish_step ends a partial step")
@@ -46,6 +47,7 @@ def pack(lite: LiteAttention, prefix: str = "") -> dict[str, Tensor]:
             "mask": None if lite.shares_masks else state.mask.words,
             "ref": state.ref,
             "spent": state.spent,
+            "scores": state.scores,
         }
         for branch, state in lite.states.items()
     }
@@ -87,8 +89,8 @@ def unpack(
 
 def rule_of(lite: LiteAttention) -> dict[str, Any]:
     """The options that a state depends on."""
-    names = ("measure", "reference", "order", "mass_budget", "reprobe_period", "shares_masks")
-    return {name: getattr(lite, name) for name in (*names, "block_q", "block_k")}
+    names = ("measure", "reference", "order", "mass_budget", "reprobe_period", "skips_values")
+    return {name: getattr(lite, name) for name in (*names, "shares_masks", "block_q", "block_k")}
 
 
 def save(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -155,15 +157,18 @@ def _state_of(
     wanted |= {"mask"} if shared is None else set()
     wanted |= {"ref"} if lite.reference == "lse" else set()
     wanted |= {"spent"} if lite.mass_budget is not None else set()
+    wanted |= {"scores"} if lite.order == "strongest" else set()
     _require_parts(branch, parts, wanted)
     grid, step, is_new = _position_of(branch, parts["position"])
     mask = _mask_of(branch, "mask", parts) if shared is None else shared.now
     if mask.grid != grid:
         raise InvalidArgument(f"branch {branch!r} has another grid than the shared mask")
-    batch, heads, q_tiles, _ = grid.shape
+    batch, heads, q_tiles, k_tiles = grid.shape
     _require_shape(branch, "ref", parts, (batch, heads, grid.q_len))
     _require_shape(branch, "spent", parts, (batch, heads, q_tiles))
-    return BranchState(mask, step, parts.get("ref"), parts.get("spent"), is_new)
+    _require_shape(branch, "scores", parts, (batch, heads, q_tiles, k_tiles))
+    optional = (parts.get(name) for name in ("ref", "spent", "scores"))
+    return BranchState(mask, step, *optional, is_new=is_new)
 
 
 def _shared_of(found: dict[str, dict[str, Tensor]]) -> SharedMask:

@@ -2,6 +2,7 @@
 
 #include <saccade/attention.h>
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 
@@ -49,16 +50,33 @@ struct AttentionProblem {
 
 struct ForwardProblem : AttentionProblem {
   TensorView ref;
+  TensorView priorities;
   std::optional<double> threshold;
   Measure measure = Measure::largest_weight;
   bool is_partial = false;
+  bool skips_values = false;
   VisitPlan plan;
   AttentionForwardOutputs outputs;
+
+  // Lists the tiles of a row in visit order, as list_row does.
+  std::int64_t list_tiles(std::int64_t batch,
+                          std::int64_t head,
+                          std::int64_t q_tile,
+                          std::int32_t* listed) const {
+    const std::int64_t row = (batch * grid.heads + head) * grid.q_tiles() + q_tile;
+    const auto* first = static_cast<const float*>(priorities.data);
+    return list_row(grid, tile_row(batch, head, q_tile), q_tile, valid_k_tiles(batch), plan.order,
+                    priorities ? first + row * grid.k_tiles() : nullptr, listed);
+  }
 
   bool decides() const { return outputs.marks || outputs.scores; }
   bool measures_mass() const { return decides() && measure != Measure::largest_weight; }
   // Whether a tile is judged by what its row visited before it.
-  bool has_running_reference() const { return decides() && !measures_mass() && !ref; }
+  bool has_running_reference() const {
+    return leaves_out_values() || (decides() && !measures_mass() && !ref);
+  }
+  // A threshold of -inf leaves nothing out.
+  bool leaves_out_values() const { return skips_values && std::isfinite(*threshold); }
 };
 
 struct BackwardProblem : AttentionProblem {

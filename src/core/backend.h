@@ -32,7 +32,9 @@ class BackendOps {
   // The reason, naming limit, value and nearest legal choice; nothing if the problem can be run.
   virtual std::optional<std::string> why_unsupported(const AttentionProblem& problem) const = 0;
 
-  virtual VisitPlan visit_plan(const AttentionProblem& problem, VisitOrder order) const = 0;
+  // Throws Unsupported for a number of panel_rows that the backend does not take.
+  virtual VisitPlan visit_plan(const AttentionProblem& problem,
+                               const AttentionForwardOptions& options) const = 0;
 
   virtual std::size_t workspace_size(const ForwardProblem& problem, int workers) const = 0;
   virtual void attention_forward(const Execution& execution,

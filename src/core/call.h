@@ -30,7 +30,7 @@ struct Call {
     auto problem = validate(inputs, options);
     require_support(problem);
     if constexpr (requires { problem.plan; }) {
-      problem.plan = backend.visit_plan(problem, options.order);
+      problem.plan = backend.visit_plan(problem, options);
     }
     return problem;
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <numeric>
 
 namespace saccade {
@@ -65,6 +66,16 @@ void visit_outwards(const RowBits& row, std::int64_t centre, Visit visit) {
   }
 }
 
+// Ascending tiles -> by falling priority. Every two tiles have an order, so that there is but one
+// result.
+void sort_by_priority(const float* priorities, std::int32_t* begin, std::int32_t* end) {
+  std::sort(begin, end, [priorities](std::int32_t a, std::int32_t b) {
+    const bool is_nan = std::isnan(priorities[a]);
+    if (is_nan != std::isnan(priorities[b])) return is_nan;
+    return is_nan || priorities[a] == priorities[b] ? a < b : priorities[a] > priorities[b];
+  });
+}
+
 }  // namespace
 
 std::string_view name_of(VisitOrder order) {
@@ -75,6 +86,8 @@ std::string_view name_of(VisitOrder order) {
       return "reversed";
     case VisitOrder::radial:
       return "radial";
+    case VisitOrder::strongest:
+      return "strongest";
   }
   throw InvalidArgument(fmt::format("order is {}, but must be a value of saccade::VisitOrder",
                                     static_cast<int>(order)));
@@ -93,6 +106,7 @@ std::int64_t list_row(const TileGrid& grid,
                       std::int64_t q_tile,
                       std::int64_t k_tile_limit,
                       VisitOrder order,
+                      const float* priorities,
                       std::int32_t* tiles) {
   const RowBits row(grid, row_words, k_tile_limit);
   std::int32_t* end = tiles;
@@ -107,19 +121,28 @@ std::int64_t list_row(const TileGrid& grid,
     case VisitOrder::radial:
       visit_outwards(row, diagonal_tile(grid, q_tile), append);
       break;
+    case VisitOrder::strongest:
+      visit_ascending(row, append);
+      sort_by_priority(priorities, tiles, end);
+      break;
   }
   return end - tiles;
 }
 
-TileIndex TileIndex::rows(const TileMaskView& mask, VisitOrder order) {
+TileIndex TileIndex::rows(const TileMaskView& mask, VisitOrder order, const float* priorities) {
+  if (order == VisitOrder::strongest && priorities == nullptr) {
+    throw InvalidArgument("priorities are missing, but the order strongest needs them");
+  }
   const TileGrid& grid = mask.grid;
   TileIndex index;
   index.tiles.resize(count_active(mask));
   index.offsets.assign(grid.rows() + 1, 0);
   for (std::int64_t row = 0; row < grid.rows(); ++row) {
     const std::int64_t begin = index.offsets[row];
-    index.offsets[row + 1] = begin + list_row(grid, mask.row(row), row % grid.q_tiles(),
-                                              grid.k_tiles(), order, index.tiles.data() + begin);
+    const float* of_row = priorities == nullptr ? nullptr : priorities + row * grid.k_tiles();
+    index.offsets[row + 1] =
+        begin + list_row(grid, mask.row(row), row % grid.q_tiles(), grid.k_tiles(), order, of_row,
+                         index.tiles.data() + begin);
   }
   return index;
 }

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <string>
 
 namespace saccade {
 namespace {
@@ -31,6 +32,47 @@ void require_statistics(std::string_view name,
   require_tensor(name, tensor, statistics_dtype(like), {grid.batch, grid.heads, grid.q_len});
 }
 
+void require_priorities(const TensorView& priorities, VisitOrder order, const TileGrid& grid) {
+  const bool is_strongest = order == VisitOrder::strongest;
+  if (static_cast<bool>(priorities) != is_strongest) {
+    throw InvalidArgument(
+        is_strongest
+            ? std::string("priorities is missing, but the order strongest needs it")
+            : fmt::format("priorities is given, but the order {} has no use for it; leave it out, "
+                          "or visit in the order {}",
+                          name_of(order), name_of(VisitOrder::strongest)));
+  }
+  if (!priorities) return;
+  require_tensor("priorities", priorities, DType::f32,
+                 {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
+  require_packed("priorities", priorities);
+}
+
+void require_skippable_values(const AttentionInputs& inputs,
+                              const AttentionForwardOptions& options) {
+  if (options.panel_rows < 0 || (options.panel_rows > 0 && !options.skips_values)) {
+    throw InvalidArgument(options.skips_values
+                              ? fmt::format("panel_rows is {}, but must be at least 1, or 0 for "
+                                            "those of the backend",
+                                            options.panel_rows)
+                              : std::string("panel_rows is given without skips_values"));
+  }
+  if (!options.skips_values) return;
+  if (!options.threshold || *options.threshold == 0) {
+    throw InvalidArgument(
+        fmt::format("skips_values needs a threshold below 0, {}",
+                    options.threshold ? "not 0, which would leave out the largest weight of a row"
+                                      : "but none is given"));
+  }
+  if (inputs.ref || options.measure != Measure::largest_weight) {
+    throw InvalidArgument(
+        fmt::format("skips_values is for the {} against the running maximum, {}",
+                    name_of(Measure::largest_weight),
+                    inputs.ref ? "not against ref; leave one of them out"
+                               : fmt::format("not for the {}", name_of(options.measure))));
+  }
+}
+
 }  // namespace
 
 ForwardProblem validate(const AttentionInputs& inputs, const AttentionForwardOptions& options) {
@@ -43,10 +85,14 @@ ForwardProblem validate(const AttentionInputs& inputs, const AttentionForwardOpt
         name_of(options.measure), name_of(Measure::largest_weight)));
   }
   if (inputs.ref) require_statistics("ref", inputs.ref, problem);
+  require_priorities(inputs.priorities, options.order, problem.grid);
   problem.ref = inputs.ref;
+  problem.priorities = inputs.priorities;
   problem.threshold = options.threshold;
   problem.measure = options.measure;
   problem.is_partial = options.is_partial;
+  require_skippable_values(inputs, options);
+  problem.skips_values = options.skips_values;
   return problem;
 }
 
@@ -58,9 +104,11 @@ void attach_outputs(ForwardProblem& problem, const AttentionForwardOutputs& outp
     require_statistics("lse", outputs.lse, problem);
     require_distinct_elements("lse", outputs.lse);
   }
-  if (static_cast<bool>(outputs.marks) != problem.threshold.has_value()) {
-    throw InvalidArgument(outputs.marks ? "marks are asked for without a threshold"
-                                        : "a threshold is given, but no marks to write");
+  if (outputs.marks && !problem.threshold) {
+    throw InvalidArgument("marks are asked for without a threshold");
+  }
+  if (!outputs.marks && problem.threshold && !problem.skips_values) {
+    throw InvalidArgument("a threshold is given, but no marks to write");
   }
   if (outputs.marks) require_mask("marks", outputs.marks, grid);
   if (outputs.scores) {

@@ -63,6 +63,7 @@ class ForwardRow {
         panels_((queries_ + width_ - 1) / width_),
         decides_(problem.decides()),
         measures_mass_(problem.measures_mass()),
+        leaves_out_values_(problem.leaves_out_values()),
         logit_scale_(static_cast<float>(std::abs(problem.scale) * std::numbers::log2e)) {}
 
   // Leaves out, row_max, row_sum and scores of the row's piece in the scratch.
@@ -152,15 +153,16 @@ class ForwardRow {
   static constexpr std::int64_t kMostTiles = ForwardScratch::kRunKeys / 64;
 
   std::int64_t list(const RowOfTiles& row) const {
-    return list_row(problem_.grid, problem_.tile_row(row.batch, row.head, row.q_tile), row.q_tile,
-                    problem_.valid_k_tiles(row.batch), problem_.plan.order, scratch_.tiles);
+    return problem_.list_tiles(row.batch, row.head, row.q_tile, scratch_.tiles);
   }
 
-  // The run that begins at `entry` of the list, of which `end` is the end.
+  // The run that begins at `entry` of the list, of which `end` is the end. Where values are left
+  // out, every tile is a run, so that it can be left out alone.
   Run run_at(const RowOfTiles& row, std::int64_t entry, std::int64_t end) const {
     const std::int64_t block_k = problem_.grid.block_k;
     const std::int32_t* tiles = scratch_.tiles + entry;
-    const std::int64_t room = std::min(ForwardScratch::kRunKeys / block_k, end - entry);
+    const std::int64_t most = leaves_out_values_ ? 1 : ForwardScratch::kRunKeys / block_k;
+    const std::int64_t room = std::min(most, end - entry);
     const bool descends = room > 1 && tiles[1] + 1 == tiles[0];
     const std::int32_t step = descends ? -1 : 1;
     std::int64_t count = 1;
@@ -233,6 +235,7 @@ class ForwardRow {
     for (std::ptrdiff_t panel = 0; panel < panels_; ++panel) {
       const Region out_rows = is_last ? panel_region(problem_.outputs.out, row_, panel) : Region();
       multiply_by_keys(panel, run, next_k.part(panel, panels_), out_rows);
+      if (leaves_out_values_ && leave_out(panel, run, is_first, highest[0])) continue;
       const bool grew = softmax(panel, run, entry, is_first, highest, poison);
       const Product<RowsOfA::stand> o = {.a = run.v.words,
                                          .a_stride = run.v.stride,
@@ -340,6 +343,44 @@ class ForwardRow {
       hn::Store(sum[j], d, scratch_.row_sum + panel * width_ + j * lanes);
     }
     return grew;
+  }
+
+  // Whether all weights of a run of one tile are negligible in the rows of a panel, for which it is
+  // over then. What softmax would tell of its score is told here. Rows that have met NaN, now or
+  // before, leave nothing out.
+  HWY_NOINLINE bool leave_out(std::ptrdiff_t panel, const Run& run, bool is_first, V32& highest) {
+    const F32 d;
+    const V32 threshold = hn::Set(d, static_cast<float>(*problem_.threshold));
+    V32 rise[2];
+    for (std::ptrdiff_t j = 0; j < 2; ++j) {
+      const std::ptrdiff_t lane = panel * width_ + j * static_cast<std::ptrdiff_t>(hn::Lanes(d));
+      const V32 max = is_first ? hn::Set(d, kFloor) : hn::Load(d, scratch_.row_max + lane);
+      const V32 sum = is_first ? hn::Zero(d) : hn::Load(d, scratch_.row_sum + lane);
+      const V32 earlier = hn::Load(d, scratch_.earlier + lane);
+      const V32 largest = tile_max(0, j);
+      const V32 running = hn::Max(max_beside_nan(max, largest), earlier);
+      rise[j] = hn::Sub(largest, hn::Add(running, hn::Load(d, scratch_.ref + lane)));
+      const bool has_met_nan = !hn::AllFalse(d, hn::IsNaN(hn::Add(sum, earlier)));
+      if (has_met_nan || !hn::AllTrue(d, hn::Le(rise[j], threshold))) return false;
+    }
+    if (has_nan(scratch_.logits, run.keys * width_)) return false;
+    highest = hn::Max(highest, hn::Max(rise[0], rise[1]));
+    if (is_first) {
+      std::fill_n(scratch_.row_max + panel * width_, width_, kFloor);
+      std::fill_n(scratch_.row_sum + panel * width_, width_, 0.0f);
+      std::fill_n(scratch_.out + panel * width_ * head_dim_, width_ * head_dim_, 0.0f);
+    }
+    return true;
+  }
+
+  // `count` fills whole vectors.
+  static bool has_nan(const float* values, std::ptrdiff_t count) {
+    const F32 d;
+    auto found = hn::IsNaN(hn::Zero(d));
+    for (std::ptrdiff_t i = 0; i < count; i += hn::Lanes(d)) {
+      found = hn::Or(found, hn::IsNaN(hn::Load(d, values + i)));
+    }
+    return !hn::AllFalse(d, found);
   }
 
   // Words that hold so many keys of a tile.
@@ -545,6 +586,7 @@ class ForwardRow {
   const std::ptrdiff_t panels_;
   const bool decides_;
   const bool measures_mass_;
+  const bool leaves_out_values_;
   const float logit_scale_;  // of products of pairs: how they become logits in log2 units
   std::int64_t listed_ = 0;
   std::int64_t first_entry_ = 0;  // of the piece
@@ -602,6 +644,10 @@ HWY_EXPORT(walk_unit);
 HWY_EXPORT(join_pieces);
 
 }  // namespace
+
+int panel_rows() {
+  return static_cast<int>(HWY_DYNAMIC_DISPATCH(forward_panel_width)());
+}
 
 std::size_t workspace_size(const ForwardProblem& problem, int workers) {
   Arena arena;

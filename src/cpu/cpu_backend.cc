@@ -36,9 +36,18 @@ class CpuBackend final : public BackendOps {
     return why_unsupported_tensor(problem.q.dtype, problem.head_dim);
   }
 
-  // Tiles are never fused into one product, so every tile is its own visit group.
-  VisitPlan visit_plan(const AttentionProblem&, VisitOrder order) const override {
-    return {.order = order, .group_tiles = 1};
+  // Every tile is its own visit group: those that are fused into one product are judged one after
+  // the other.
+  VisitPlan visit_plan(const AttentionProblem&,
+                       const AttentionForwardOptions& options) const override {
+    const int rows = cpu::panel_rows();
+    if (options.panel_rows > 0 && options.panel_rows != rows) {
+      throw Unsupported(
+          fmt::format("the cpu backend takes panels of {} rows on this instruction set, not {}; "
+                      "leave panel_rows at 0",
+                      rows, options.panel_rows));
+    }
+    return {.order = options.order, .group_tiles = 1, .panel_rows = rows};
   }
 
   std::size_t workspace_size(const ForwardProblem& problem, int workers) const override {

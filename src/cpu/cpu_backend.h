@@ -7,6 +7,8 @@
 
 namespace saccade::cpu {
 
+// Of attention_forward, on the instruction set that runs.
+int panel_rows();
 std::size_t workspace_size(const ForwardProblem& problem, int workers);
 void attention_forward(const Execution& execution, const ForwardProblem& problem);
 

@@ -185,9 +185,28 @@ TEST(DispatchTest, PlansTheVisitOfTheBackend) {
   for (const Context& context : {kReference, kCpu}) {
     for (const VisitOrder order : {VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial}) {
       const VisitPlan plan = visit_plan(context, problem.inputs(), {.order = order});
-      EXPECT_EQ(plan, (VisitPlan{.order = order, .group_tiles = 1}));
+      EXPECT_EQ(plan.order, order);
+      EXPECT_EQ(plan.group_tiles, 1);
+      EXPECT_GE(plan.panel_rows, 1);
+      EXPECT_LE(plan.panel_rows, problem.shape.block_q);
     }
   }
+}
+
+// The reference replays the panels of any backend; the cpu backend has its own and no others.
+TEST(DispatchTest, PanelsAreThoseOfTheBackendOrOfAnother) {
+  const Problem problem = ordinary_problem();
+  AttentionForwardOptions options{.threshold = -2.0, .skips_values = true};
+  const auto rows = [&](const Context& context) {
+    return visit_plan(context, problem.inputs(), options).panel_rows;
+  };
+  EXPECT_EQ(rows(kReference), problem.shape.block_q);
+  options.panel_rows = rows(kCpu);
+  EXPECT_EQ(rows(kReference), options.panel_rows);
+  EXPECT_EQ(rows(kCpu), options.panel_rows);
+  options.panel_rows = 7;
+  EXPECT_EQ(rows(kReference), 7);
+  expect_error<Unsupported>({"panels of", "not 7", "leave panel_rows at 0"}, [&] { rows(kCpu); });
 }
 
 }  // namespace

@@ -91,7 +91,8 @@ Tensor running_scores(const Problem& problem, int group_tiles) {
   Tensor scores(DType::f64, {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
   scores.generate([] { return -kInfinity; });
   const TileMask mask = problem.tiles ? *problem.tiles : TileMask::full(grid);
-  const TileIndex index = TileIndex::rows(mask.view(), problem.order);
+  const auto* priorities = static_cast<const float*>(problem.priorities.view().data);
+  const TileIndex index = TileIndex::rows(mask.view(), problem.order, priorities);
   for_each_row(problem, [&](auto sample, auto, auto q_tile, auto row, const Matrix& logits) {
     std::vector<std::vector<double>> maxima;
     std::vector<std::int32_t> tiles;
@@ -117,12 +118,14 @@ Tensor running_scores(const Problem& problem, int group_tiles) {
 TEST(ReferenceScoresTest, RunningReferenceReplaysOrderAndGroups) {
   Random random(1);
   for (const double active_share : {1.0, 0.6}) {
-    for (const VisitOrder order : {VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial}) {
+    for (const VisitOrder order :
+         {VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial, VisitOrder::strongest}) {
       for (const int group_tiles : {1, 2, 3}) {
         SCOPED_TRACE(testing::Message() << name_of(order) << ", groups of " << group_tiles);
         Problem problem = scored_problem(random);
         problem.tiles = random_mask(problem.shape.grid(), active_share, random);
         problem.order = order;
+        if (order == VisitOrder::strongest) visit_strongest_first(problem, random);
         const ForwardResult got = replay(problem, group_tiles);
         EXPECT_TRUE(is_within(got.scores, running_scores(problem, group_tiles), kRounding));
       }

@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <random>
 #include <tuple>
@@ -17,7 +19,10 @@ namespace {
 
 using Tiles = std::vector<std::int32_t>;
 
-constexpr VisitOrder kOrders[] = {VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial};
+constexpr VisitOrder kOrders[] = {VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial,
+                                  VisitOrder::strongest};
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 // Rows of tiles that end before, at and after a word's end; wide, tall and square problems.
 const TileGrid kGrids[] = {
@@ -36,11 +41,21 @@ TileMask random_mask(const TileGrid& grid, double active_share, std::mt19937& ra
   return TileMask::from_dense(grid, active);
 }
 
+// Few values, so that there are ties, and those that float comparisons get wrong.
+std::vector<float> random_priorities(const TileGrid& grid, std::mt19937& random) {
+  constexpr float kValues[] = {kNaN, -kNaN, kInfinity, -kInfinity, 0.0f, -0.0f, -1.5f, -1e30f, 2};
+  std::uniform_int_distribution<std::size_t> pick(0, std::size(kValues) - 1);
+  std::vector<float> priorities(grid.tiles());
+  for (float& priority : priorities) priority = kValues[pick(random)];
+  return priorities;
+}
+
 // Sorts the active tiles below `limit` by what the order says of a tile.
 Tiles expected_list(const TileMaskView& mask,
                     std::int64_t row,
                     std::int64_t limit,
-                    VisitOrder order) {
+                    VisitOrder order,
+                    const std::vector<float>& priorities) {
   Tiles tiles;
   for (std::int64_t tile = 0; tile < std::min(limit, mask.grid.k_tiles()); ++tile) {
     if (mask.test(row, tile)) tiles.push_back(static_cast<std::int32_t>(tile));
@@ -49,6 +64,13 @@ Tiles expected_list(const TileMaskView& mask,
   std::sort(tiles.begin(), tiles.end(), [&](std::int64_t a, std::int64_t b) {
     if (order == VisitOrder::linear) return a < b;
     if (order == VisitOrder::reversed) return a > b;
+    if (order == VisitOrder::strongest) {
+      const auto key = [&](std::int64_t tile) {
+        const float priority = priorities[row * mask.grid.k_tiles() + tile];
+        return std::isnan(priority) ? std::tuple(0, 0.0f, tile) : std::tuple(1, -priority, tile);
+      };
+      return key(a) < key(b);
+    }
     return std::tuple(std::abs(a - centre), a) < std::tuple(std::abs(b - centre), b);
   });
   return tiles;
@@ -58,6 +80,7 @@ class TileIndexTest : public testing::TestWithParam<TileGrid> {
  protected:
   const TileGrid grid_ = GetParam();
   std::mt19937 random_{11};
+  const std::vector<float> priorities_ = random_priorities(grid_, random_);
 };
 
 TEST_P(TileIndexTest, ListRowFollowsTheOrderUpToTheLimit) {
@@ -68,9 +91,10 @@ TEST_P(TileIndexTest, ListRowFollowsTheOrderUpToTheLimit) {
           std::uniform_int_distribution<std::int64_t>(0, grid_.k_tiles() + 2)(random_);
       for (const VisitOrder order : kOrders) {
         Tiles tiles(grid_.k_tiles(), -1);
-        const std::int64_t count = list_row(grid_, mask.view().row(row), row % grid_.q_tiles(),
-                                            limit, order, tiles.data());
-        Tiles expected = expected_list(mask.view(), row, limit, order);
+        const std::int64_t count =
+            list_row(grid_, mask.view().row(row), row % grid_.q_tiles(), limit, order,
+                     priorities_.data() + row * grid_.k_tiles(), tiles.data());
+        Tiles expected = expected_list(mask.view(), row, limit, order, priorities_);
         ASSERT_EQ(count, std::ssize(expected));
         expected.resize(tiles.size(), -1);  // nothing is written behind the list
         ASSERT_EQ(tiles, expected) << name_of(order) << ", row " << row << ", limit " << limit;
@@ -85,8 +109,9 @@ TEST_P(TileIndexTest, ListRowWithoutAMaskListsEveryTile) {
     for (const VisitOrder order : kOrders) {
       for (const std::int64_t limit : {std::int64_t{0}, grid_.k_tiles() / 2, grid_.k_tiles()}) {
         Tiles tiles(grid_.k_tiles());
-        tiles.resize(list_row(grid_, nullptr, q_tile, limit, order, tiles.data()));
-        ASSERT_EQ(tiles, expected_list(full.view(), q_tile, limit, order));
+        tiles.resize(list_row(grid_, nullptr, q_tile, limit, order,
+                              priorities_.data() + q_tile * grid_.k_tiles(), tiles.data()));
+        ASSERT_EQ(tiles, expected_list(full.view(), q_tile, limit, order, priorities_));
       }
     }
   }
@@ -95,13 +120,13 @@ TEST_P(TileIndexTest, ListRowWithoutAMaskListsEveryTile) {
 TEST_P(TileIndexTest, RowsListEveryRowInOrder) {
   const TileMask mask = random_mask(grid_, 0.3, random_);
   for (const VisitOrder order : kOrders) {
-    const TileIndex index = TileIndex::rows(mask.view(), order);
+    const TileIndex index = TileIndex::rows(mask.view(), order, priorities_.data());
     ASSERT_EQ(index.lists(), grid_.rows());
     EXPECT_EQ(index.offsets.back(), mask.count());
     EXPECT_EQ(std::ssize(index.tiles), mask.count());
     for (std::int64_t row = 0; row < grid_.rows(); ++row) {
       const Tiles list(index.list(row).begin(), index.list(row).end());
-      ASSERT_EQ(list, expected_list(mask.view(), row, grid_.k_tiles(), order));
+      ASSERT_EQ(list, expected_list(mask.view(), row, grid_.k_tiles(), order, priorities_));
     }
   }
 }
@@ -170,14 +195,28 @@ TEST(VisitOrderTest, HasAName) {
   EXPECT_EQ(name_of(VisitOrder::linear), "linear");
   EXPECT_EQ(name_of(VisitOrder::reversed), "reversed");
   EXPECT_EQ(name_of(VisitOrder::radial), "radial");
+  EXPECT_EQ(name_of(VisitOrder::strongest), "strongest");
   EXPECT_THROW(name_of(static_cast<VisitOrder>(9)), InvalidArgument);
 }
 
 TEST(VisitOrderTest, RadialStartsAtTheDiagonalAndTakesTheLowerTileFirst) {
   const TileGrid grid{1, 1, 7 * 64, 7 * 64, 64, 64};
   Tiles tiles(7);
-  ASSERT_EQ(list_row(grid, nullptr, 2, 7, VisitOrder::radial, tiles.data()), 7);
+  ASSERT_EQ(list_row(grid, nullptr, 2, 7, VisitOrder::radial, nullptr, tiles.data()), 7);
   EXPECT_EQ(tiles, (Tiles{2, 1, 3, 0, 4, 5, 6}));
+}
+
+TEST(VisitOrderTest, StrongestTakesNaNFirstAndMinusInfinityLast) {
+  const TileGrid grid{1, 1, 64, 9 * 64, 64, 64};
+  const float priorities[] = {-2, -kInfinity, kNaN, 0, -2, kInfinity, -0.0f, kNaN, -kInfinity};
+  Tiles tiles(9);
+  ASSERT_EQ(list_row(grid, nullptr, 0, 9, VisitOrder::strongest, priorities, tiles.data()), 9);
+  EXPECT_EQ(tiles, (Tiles{2, 7, 5, 3, 6, 0, 4, 1, 8}));
+}
+
+TEST(TileIndexErrorTest, StrongestNeedsPriorities) {
+  const TileMask mask = TileMask::full({1, 1, 64, 64, 64, 64});
+  EXPECT_THROW(TileIndex::rows(mask.view(), VisitOrder::strongest), InvalidArgument);
 }
 
 TEST(TileIndexErrorTest, NeedsAHostMask) {

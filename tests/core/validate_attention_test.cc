@@ -38,6 +38,10 @@ struct ForwardCall {
     return result.out.is_unwritten() && result.lse.is_unwritten() && result.scores.is_unwritten() &&
            std::equal(ones.begin(), ones.end(), result.marks->view().words);
   }
+  void visit_strongest_first() {
+    options.order = VisitOrder::strongest;
+    inputs.priorities = priorities.view();
+  }
 
   Problem problem = small_problem();
   ForwardResult result{problem};
@@ -45,6 +49,7 @@ struct ForwardCall {
   AttentionForwardOptions options = problem.forward_options();
   AttentionForwardOutputs outputs = result.outputs();
   Tensor wrong_lens{DType::i32, {2}};
+  Tensor priorities{DType::f32, {2, 4, 1, 2}};
 };
 
 const std::vector<Mistake<ForwardCall>> kInputMistakes{
@@ -96,6 +101,30 @@ const std::vector<Mistake<ForwardCall>> kInputMistakes{
     {[](auto& c) { c.options.threshold = 0.5; }, {"threshold is 0.5", "at most 0"}},
     {[](auto& c) { c.options.threshold = NAN; }, {"threshold is nan", "at most 0"}},
     {[](auto& c) { c.options.order = static_cast<VisitOrder>(9); }, {"order is 9"}},
+    {[](auto& c) { c.options.skips_values = true; },
+     {"skips_values is for the largest_weight", "not against ref"}},
+    {[](auto& c) {
+       c.options.skips_values = true, c.options.measure = Measure::mean_mass;
+       c.inputs.ref = {};
+     },
+     {"skips_values is for the largest_weight", "not for the mean_mass"}},
+    {[](auto& c) { c.options.skips_values = true, c.options.threshold = {}; },
+     {"skips_values needs a threshold below 0", "none is given"}},
+    {[](auto& c) { c.options.skips_values = true, c.options.threshold = 0; },
+     {"skips_values needs a threshold below 0", "the largest weight of a row"}},
+    {[](auto& c) { c.options.skips_values = true, c.options.panel_rows = -1; },
+     {"panel_rows is -1", "at least 1"}},
+    {[](auto& c) { c.options.panel_rows = 16; }, {"panel_rows is given without skips_values"}},
+    {[](auto& c) { c.options.order = VisitOrder::strongest; },
+     {"priorities is missing", "order strongest needs it"}},
+    {[](auto& c) { c.inputs.priorities = c.result.scores.view(); },
+     {"priorities is given, but the order linear", "visit in the order strongest"}},
+    {[](auto& c) { c.visit_strongest_first(), c.inputs.priorities.shape[3] = 3; },
+     {"priorities has shape [2, 4, 1, 3]", "needs [2, 4, 1, 2]"}},
+    {[](auto& c) { c.visit_strongest_first(), c.inputs.priorities.dtype = DType::f16; },
+     {"priorities has dtype f16", "needs f32"}},
+    {[](auto& c) { c.visit_strongest_first(), c.inputs.priorities.strides[1] = 4; },
+     {"priorities has stride 4 in dimension 1", "densely packed (stride 2)"}},
 };
 
 TEST(ValidateForwardTest, RejectsWrongInputs) {

@@ -25,10 +25,12 @@ TEST(CpuForwardTest, AgreesWithTheReferenceOnHostileProblems) {
 TEST(CpuForwardTest, AgreesWithTheReferenceOnLongRows) {
   Random random(1);
   const ProblemShape shape{.q_heads = 2, .k_heads = 1, .q_len = 150, .k_len = 66 * 64 + 5};
-  for (const VisitOrder order : {VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial}) {
+  for (const VisitOrder order :
+       {VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial, VisitOrder::strongest}) {
     Problem problem(shape, DType::f32, random);
     problem.tiles = random_mask(shape.grid(), 0.5, random);
     problem.order = order;
+    if (order == VisitOrder::strongest) visit_strongest_first(problem, random);
     problem.wants_scores = true;
     problem.threshold = -4.0;
     if (order == VisitOrder::radial) problem.measure = Measure::mean_mass;
@@ -54,9 +56,31 @@ TEST(CpuForwardTest, AgreesWithTheReferenceOnRowsInPieces) {
     if (seed % 4 == 0) problem.ref = random_ref(problem, random);
     if (seed % 4 == 1) problem.measure = Measure::mean_mass;
     if (seed % 4 == 3) problem.measure = Measure::largest_mass;
+    if (seed % 6 == 4) visit_strongest_first(problem, random);
     if (seed % 5 == 0) problem.k.set(problem.k.index(0, 0, 2000, 3), std::nan(""));
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << problem.describe());
     expect_close(problem, run_forward(kCpu, problem), reference_forward(problem));
+  }
+}
+
+// Ties ascend: the same tiles in the same order, also where rows are cut into pieces.
+TEST(CpuForwardTest, EqualPrioritiesAreTheLinearOrderBitForBit) {
+  for (const std::int64_t k_len : {300, 2500}) {
+    Random random(7);
+    const ProblemShape shape{.q_heads = 2, .q_len = 200, .k_len = k_len};
+    Problem problem(shape, DType::f32, random);
+    problem.tiles = random_mask(shape.grid(), 0.6, random);
+    problem.wants_scores = true;
+    problem.threshold = -1.0;
+    spread_scores(problem, random);
+    const ForwardResult linear = run_forward(kCpu, problem);
+    visit_strongest_first(problem, random);
+    const ForwardResult another = run_forward(kCpu, problem);
+    EXPECT_FALSE(is_same(another.scores, linear.scores));
+    for (const double priority : {0.0, -double{INFINITY}, double{NAN}}) {
+      problem.priorities.generate([&] { return priority; });
+      expect_same(run_forward(kCpu, problem), linear);
+    }
   }
 }
 

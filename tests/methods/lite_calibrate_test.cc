@@ -325,6 +325,9 @@ TEST(LiteCalibrateTest, BadInputIsRefusedBeforeAnythingIsWritten) {
   refuses({"most_work is 0.5"}, {.most_work = 0.5}, layer.view(), inputs);
   refuses({"step is -1"}, {.step = -1}, layer.view(), inputs);
   refuses({"mass_budget"}, {.rule = {.mass_budget = 1.0}}, layer.view(), inputs);
+  refuses({"the order is strongest", "linear or radial"}, {.rule = {.order = Order::strongest}},
+          layer.view(), inputs);
+  refuses({"skips_values", "later steps"}, {.rule = {.skips_values = true}}, layer.view(), inputs);
   refuses({"reprobe_period"}, {.rule = {.reprobe_period = 4}}, layer.view(), inputs);
   refuses({"state.ref"}, {.rule = {.reference = Reference::lse}}, layer.view(), inputs);
   CalibrationStateView without_scores = layer.view();

@@ -48,6 +48,7 @@ class Layer {
         mask(TileMask::full(grid)),
         ref(problem.statistics_dtype(), {grid.batch, grid.heads, grid.q_len}),
         spent(DType::f32, {grid.batch, grid.heads, grid.q_tiles()}),
+        scores(DType::f32, {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()}),
         rule_(rule) {
     spent.generate([] { return 0.0; });
   }
@@ -55,7 +56,8 @@ class Layer {
   StateView view() const {
     return {.mask = mask.view(),
             .ref = rule_.reference == Reference::lse ? ref.view() : TensorView{},
-            .spent = rule_.mass_budget ? spent.view() : TensorView{}};
+            .spent = rule_.mass_budget ? spent.view() : TensorView{},
+            .scores = rule_.order == Order::strongest ? scores.view() : TensorView{}};
   }
 
   StepResult run(const test::Problem& problem, const StepPlan& plan, StepOptions options = {}) {
@@ -83,7 +85,7 @@ class Layer {
 
   TileGrid grid;
   TileMask mask;
-  test::Tensor ref, spent;
+  test::Tensor ref, spent, scores;
 
  private:
   StepOptions complete(StepOptions options,

@@ -328,10 +328,123 @@ TEST_F(LiteRuleTest, ShardsOfKeysDecideLikeOne) {
   EXPECT_LT(whole.mask.count(), whole.grid.tiles());
 }
 
+// The tiles of each row in the order of a step, from what is known of them; empty = linear.
+std::vector<std::vector<std::int64_t>> visited(const TileMask& computed,
+                                               const std::vector<double>& known) {
+  const TileGrid& grid = computed.grid();
+  const std::vector<std::uint8_t> bits = computed.to_dense();
+  std::vector<std::vector<std::int64_t>> rows(grid.rows());
+  for (std::int64_t i = 0; i < grid.tiles(); ++i) {
+    if (bits[i]) rows[i / grid.k_tiles()].push_back(i);
+  }
+  for (std::vector<std::int64_t>& row : rows) {
+    std::stable_sort(row.begin(), row.end(), [&](std::int64_t a, std::int64_t b) {
+      if (known.empty() || std::isnan(known[b])) return false;
+      return std::isnan(known[a]) || known[a] > known[b];
+    });
+  }
+  return rows;
+}
+
+// Every step visits by what each tile scored when it was last computed, ties at 0 by their place
+// then, and drops what attention over this list marks.
+TEST_F(LiteRuleTest, StrongestFirstGoesByTheLastScoresOfEachTile) {
+  const TokenRange skipped[] = {{64, 128}};  // tile 1 of every row is never computed
+  Problem problem = small_problem(random_);
+  Layer layer(problem, {.order = Order::strongest, .reprobe_period = 3});
+  std::vector<double> last(layer.grid.tiles(), NAN);
+  std::int64_t kept_scores = 0;
+  for (int step = 0; step < 5; ++step) {
+    const StepResult result =
+        layer.run(problem, {.is_dense = step == 3, .thresholds = {-4}}, {.skipped_keys = skipped});
+    Problem masked = problem;
+    masked.tiles = result.computed;
+    masked.wants_scores = true;
+    masked.order = step == 0 ? VisitOrder::linear : VisitOrder::strongest;
+    if (step > 0) {
+      std::size_t next = 0;
+      masked.priorities = layer.scores.unwritten();
+      masked.priorities.generate([&] { return last[next++]; });
+    }
+    const test::ForwardResult expected = test::run_forward({}, masked);
+    EXPECT_EQ(result.out.values(), expected.out.values());
+    EXPECT_EQ(result.scores.values(), expected.scores.values());
+    const std::vector<std::uint8_t> computed = result.computed.to_dense();
+    for (const auto& row : visited(result.computed, step == 0 ? std::vector<double>() : last)) {
+      for (std::size_t place = 0; place < row.size(); ++place) {
+        const double score = expected.scores.get(row[place]);
+        last[row[place]] = score == 0 ? static_cast<double>(place) : score;
+      }
+    }
+    for (std::size_t i = 0; i < last.size(); ++i) {
+      kept_scores += !computed[i] && !std::isnan(last[i]);
+      const double found = layer.scores.get(static_cast<std::int64_t>(i));
+      EXPECT_TRUE(found == last[i] || (std::isnan(found) && std::isnan(last[i]))) << i;
+    }
+    move_on(problem, random_);
+  }
+  EXPECT_GT(kept_scores, 0);
+}
+
+// The running maximum is found early, so that less is kept for having come first.
+TEST_F(LiteRuleTest, StrongestFirstMarksMoreThanWeakestFirst) {
+  Problem problem = small_problem(random_);
+  const test::ProblemShape& shape = problem.shape;
+  for (std::int64_t row = 0; row < shape.k_len; ++row) {  // ever stronger
+    problem.k.set(row * shape.head_dim, static_cast<double>(row / shape.block_k) * 2);
+  }
+  Layer linear(problem, {}), strongest(problem, {.order = Order::strongest});
+  for (int step = 0; step < 2; ++step) {
+    linear.run(problem, {.thresholds = {-kInfinity}});
+    strongest.run(problem, {.thresholds = {-kInfinity}});
+  }
+  linear.run(problem, {.thresholds = {-4}});
+  strongest.run(problem, {.thresholds = {-4}});
+  EXPECT_EQ(linear.mask.count(), linear.grid.tiles());
+  EXPECT_LT(strongest.mask.count(), strongest.grid.tiles() / 2);
+}
+
+// At a sparse step; a dense one computes everything in full.
+TEST_F(LiteRuleTest, SkippedValuesAreThoseOfAttention) {
+  Problem problem = small_problem(random_);
+  Layer layer(problem, {.skips_values = true}), complete(problem, {});
+  for (int step = 0; step < 3; ++step) {
+    const bool is_dense = step == 1;
+    const TileMask before = layer.mask;
+    const StepPlan plan = {.is_dense = is_dense, .thresholds = {-1}};
+    const StepResult result = layer.run(problem, plan);
+    Problem masked = problem;
+    masked.tiles = is_dense ? TileMask::full(layer.grid) : before;
+    masked.threshold = -1;
+    masked.skips_values = !is_dense;
+    const test::ForwardResult expected = test::run_forward({}, masked);
+    EXPECT_EQ(result.out.values(), expected.out.values());
+    EXPECT_EQ(result.lse.values(), expected.lse.values());
+    masked.skips_values = false;
+    EXPECT_EQ(result.out.values() == test::run_forward({}, masked).out.values(), is_dense);
+    complete.run(problem, plan);
+    EXPECT_EQ(layer.mask, complete.mask);
+    move_on(problem, random_);
+  }
+  EXPECT_LT(layer.mask.count(), layer.grid.tiles());
+}
+
+TEST_F(LiteRuleTest, SkippedValuesGoWithScores) {
+  const Problem problem = small_problem(random_);
+  Layer layer(problem, {.order = Order::strongest, .reprobe_period = 2, .skips_values = true});
+  Layer complete(problem, {.order = Order::strongest, .reprobe_period = 2});
+  for (int step = 0; step < 3; ++step) {
+    const StepResult result = layer.run(problem, {.thresholds = {-4}});
+    EXPECT_NE(result.out.values(), complete.run(problem, {.thresholds = {-4}}).out.values());
+    EXPECT_EQ(layer.mask, complete.mask);
+  }
+}
+
 TEST_F(LiteRuleTest, AlternatingOrderTurnsAround) {
   EXPECT_EQ(visit_order(Order::alternating, 4), VisitOrder::linear);
   EXPECT_EQ(visit_order(Order::alternating, 5), VisitOrder::reversed);
   EXPECT_EQ(visit_order(Order::radial, 5), VisitOrder::radial);
+  EXPECT_EQ(visit_order(Order::strongest, 5), VisitOrder::strongest);
 }
 
 TEST_F(LiteRuleTest, BadRulesNameLimitAndValue) {
@@ -361,6 +474,30 @@ TEST_F(LiteRuleTest, BadRulesNameLimitAndValue) {
   expect(message({.reprobe_period = -2}, usual, nothing), "reprobe_period is -2");
   expect(message({.measure = Measure::mean_mass, .reference = Reference::lse}, usual, nothing),
          "reference is lse, but the mean_mass is a share of the step's own softmax");
+  expect(message({.reference = Reference::lse, .order = Order::strongest}, usual, nothing),
+         "order is strongest, but with the measure largest_weight and the reference lse the order "
+         "changes rounding only");
+  expect(message({.measure = Measure::mean_mass, .order = Order::strongest}, usual, nothing),
+         "order is strongest, but with the measure mean_mass");
+  expect(message({.order = Order::strongest}, usual,
+                 [](StateView& s, StepOutputs&) { s.scores = {}; }),
+         "state.scores is missing");
+  expect(message({.order = Order::strongest}, usual,
+                 [](StateView&, StepOutputs& o) { o.scores = {}; }),
+         "outputs.scores is missing, but the order strongest needs it");
+  expect(message({}, usual, [&](StateView& s, StepOutputs& o) { s.scores = o.scores; }),
+         "state.scores is given, but the order linear has no use for it");
+  expect(message({.measure = Measure::mean_mass, .skips_values = true}, usual, nothing),
+         "skips_values leaves out weights that are small against the running maximum, which the "
+         "measure mean_mass");
+  expect(message({.reference = Reference::lse, .skips_values = true}, usual, nothing),
+         "the reference lse do not tell");
+  expect(message({.mass_budget = 0.1, .skips_values = true}, usual, nothing),
+         "no mass_budget pays for");
+  expect(message({.skips_values = true}, {.thresholds = {-1, -2}}, nothing),
+         "plan.thresholds has 2, but skips_values needs one");
+  expect(message({.skips_values = true}, {.thresholds = {0}}, nothing),
+         "skips_values needs a threshold below 0");
   expect(message({}, {.thresholds = {}}, nothing), "plan.thresholds is empty");
   expect(message({}, {.thresholds = {-1, -2, -3}}, nothing), "3 head_thresholds for 2 query heads");
   expect(message({.mass_budget = 0.1}, usual, [](StateView& s, StepOutputs&) { s.spent = {}; }),

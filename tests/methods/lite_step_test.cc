@@ -119,6 +119,10 @@ TEST_F(LiteStepTest, BadInputLeavesEverythingUntouched) {
   const TokenRange beyond[] = {{0, 701}};
   refuses(problem_.inputs(), {.protected_keys = beyond}, state_.view(), result.with_marks());
   refuses(problem_.inputs(), {.skipped_queries = beyond}, state_.view(), result.with_marks());
+  const TokenRange text[] = {{0, 10}};
+  refuses(problem_.inputs(),
+          {.plan = {.thresholds = {-1}}, .rule = {.skips_values = true}, .protected_keys = text},
+          state_.view(), result.with_marks());
 }
 
 }  // namespace

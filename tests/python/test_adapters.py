@@ -101,6 +101,17 @@ def test_options_reach_the_layers():
         assert vars(layer.attention) == vars(expected)
 
 
+def test_strongest_first_and_skipped_values_run_in_a_model():
+    plain, transformer = make_transformer(), make_transformer()
+    saccade.enable(plain, threshold=-1.0)
+    saccade.enable(transformer, threshold=-1.0, order="strongest", skips_values=True)
+    assert torch.equal(call(transformer, 1000), call(plain, 1000))  # dense, in linear order
+    assert not torch.equal(call(transformer, 900), call(plain, 900))
+    for layer in saccade.summary(transformer).layers:
+        assert layer.attention.facts["order"] == "strongest"
+        assert layer.attention.states["cond"].scores is not None
+
+
 @pytest.mark.parametrize("dense_layers", [[1], ["blocks.1.attn1"], 1, "blocks.1.attn1"])
 def test_dense_layers(dense_layers):
     transformer = make_transformer()

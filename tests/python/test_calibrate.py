@@ -251,6 +251,7 @@ def test_the_model_is_left_as_it_was():
         ({"error": -0.1}, "level, -0.1"),
         ({"error": 0.005}, "slope .* 0.01, .* level, 0.005"),
         ({"error": [0.1, 0.1]}, "step is 2, but error has targets for 2 steps"),
+        ({"order": "strongest"}, "the order is strongest, .* linear or radial"),
         ({"mass_budget": 1.0}, "no option 'mass_budget'; .* reference, order"),
         ({"reference": "row"}, "reference must be running or lse"),
         ({"schedule": LiteSchedule(dense_layers="nothing")}, "'nothing', which matches none"),

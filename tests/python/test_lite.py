@@ -174,18 +174,22 @@ def test_steps_are_counted_from_timesteps() -> None:
     assert steps == [0, 0, 1, 1, 2, 0, 1]
 
 
-@pytest.mark.parametrize("rule", ["paper", "everything"])
+@pytest.mark.parametrize("rule", ["paper", "everything", "strongest"])
 def test_operator_mutates_only_its_state(rule: str) -> None:
     q, k, v = drifting(0)
     words = saccade.TileMask.full(1, 2, **GRID).words
-    ref = spent = None
-    options = ([-6.0], 0, 0, 0, None, 0, [], [], [], [])
+    ref = spent = scores = None
+    options = ([-6.0], 0, 0, 0, None, 0, False, [], [], [], [])
     if rule == "everything":
         ref, spent = torch.zeros(1, 2, 300), torch.zeros(1, 2, 3)
-        options = ([-6.0, -4.0], 0, 1, 2, 0.1, 3, [0, 5], [0, 5], [], [128, 192])
+        options = ([-6.0, -4.0], 0, 1, 2, 0.1, 3, False, [0, 5], [0, 5], [], [128, 192])
+    if rule == "strongest":
+        scores = torch.zeros(1, 2, 3, 5)
+        options = ([-6.0], 0, 0, 4, None, 3, True, [], [], [], [128, 192])
+    shape = (128, 64, 1, False, False, False)
     torch.library.opcheck(
         torch.ops.saccade.lite_step,
-        (q, k, v, words, ref, spent, None, None, None, 128, 64, 1, False, False, False, *options),
+        (q, k, v, words, ref, spent, scores, None, None, None, *shape, *options),
     )
 
 
@@ -241,6 +245,58 @@ def test_masses_take_no_reference() -> None:
         saccade.LiteAttention(measure="mass")
 
 
+def test_strongest_first_goes_by_the_scores_of_the_step_before() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 1, 128 * n, 64, generator=generator) for n in (1, 4, 4))
+    q[..., 0] = 4
+    k[..., 0] = 3.0 * torch.arange(8).repeat_interleave(64)  # ever stronger
+    linear = saccade.LiteAttention(saccade.LiteSchedule(thresholds=(-math.inf, -4.0)))
+    strongest = saccade.LiteAttention(linear.schedule, order="strongest")
+    for step in range(2):
+        full = saccade.attention(q, k, v)
+        out = strongest(q, k, v, step=step)
+        torch.testing.assert_close(out, full, rtol=1e-5, atol=1e-6)
+        assert torch.equal(linear(q, k, v, step=step), out) == (step == 0)
+        scores = strongest.states["cond"].scores
+        assert scores is not None
+        assert scores.isfinite().all()
+    assert strongest.mask().sparsity() > 0.2
+    assert linear.mask().sparsity() == 0
+
+
+def test_skipped_values_are_negligible_and_not_summed_up() -> None:
+    complete, skipping = (
+        saccade.LiteAttention(threshold=-4.0, measures_mass=True, skips_values=skips)
+        for skips in (False, True)
+    )
+    for step in range(3):
+        q, k, v = drifting(step)
+        expected, lse = complete(q, k, v, step=step, return_lse=True)
+        out, lse_of_kept = skipping(q, k, v, step=step, return_lse=True)
+        assert torch.equal(out, expected) == (step == 0)  # the first step is dense
+        # 300 keys of 2^-4 of the largest weight at most.
+        assert (lse_of_kept <= lse + 1e-5).all()
+        assert (torch.exp(lse - lse_of_kept) <= 1 + 300 / 16).all()
+        assert torch.equal(skipping.mask().words, complete.mask().words)
+    kept, all_of_them = (lite.statistics[-1].kept_mass for lite in (skipping, complete))
+    assert (kept <= all_of_them).all()
+    assert skipping.facts["rule"] == "threshold, skipped values"
+
+
+def test_skipped_values_are_refused_where_they_break_a_promise() -> None:
+    q, k, v = drifting(0)
+    text = saccade.LiteAttention(skips_values=True, protected_keys=[(0, 5)])
+    with pytest.raises(saccade.InvalidArgument, match="protected tokens are given"):
+        text(q, k, v, step=0)
+    by_head = saccade.LiteSchedule(head_thresholds=(-4.0, -5.0))
+    with pytest.raises(saccade.InvalidArgument, match="needs one for all query heads"):
+        saccade.LiteAttention(by_head, skips_values=True)(q, k, v, step=0)
+    everything = saccade.LiteAttention(threshold=0.0, skips_values=True)
+    everything(q, k, v, step=0)  # dense
+    with pytest.raises(saccade.InvalidArgument, match="a threshold below 0"):
+        everything(q, k, v, step=1)
+
+
 def test_dropped_tiles_come_back_with_a_stripe() -> None:
     lite = saccade.LiteAttention(threshold=-6.0, reprobe_period=3)
     run(lite, 2)
@@ -290,13 +346,19 @@ def test_state_bytes_of_a_rule() -> None:
         "paper": {},
         "lse": {"reference": "lse"},
         "budget": {"mass_budget": 0.1},
+        "strongest": {"order": "strongest"},
     }.items():
         lite = saccade.LiteAttention(**rule)
         assert lite.state_bytes == 0
         lite(q, k, v, step=0)
         sizes[name] = lite.state_bytes
     words = 2 * 3 * 8  # heads, rows of tiles, one word of 64 tiles
-    assert sizes == {"paper": words, "lse": words + 2 * 300 * 4, "budget": words + 2 * 3 * 4}
+    assert sizes == {
+        "paper": words,
+        "lse": words + 2 * 300 * 4,
+        "budget": words + 2 * 3 * 4,
+        "strongest": words + 2 * 3 * 5 * 4,
+    }
 
 
 @pytest.mark.parametrize(
@@ -305,7 +367,10 @@ def test_state_bytes_of_a_rule() -> None:
         ({"reference": "max"}, "reference must be running or lse, got 'max'"),
         ({"mass_budget": -0.1}, "mass_budget is -0.1, but must be at least 0"),
         ({"reprobe_period": -1}, "reprobe_period is -1"),
-        ({"order": "spiral"}, "order must be linear, reversed, alternating or radial"),
+        ({"order": "strongest", "reference": "lse"}, "order is strongest, but .* rounding only"),
+        ({"skips_values": True, "measure": "mean_mass"}, "skips_values leaves out weights"),
+        ({"skips_values": True, "mass_budget": 0.1}, "skips_values .* no mass_budget pays for"),
+        ({"order": "spiral"}, "order must be linear, reversed, alternating, radial or strongest"),
     ],
 )
 def test_bad_rules_are_refused_at_once(rule: dict[str, object], message: str) -> None:

@@ -159,8 +159,8 @@ def test_operator_mutates_only_its_state() -> None:
     q, k, v = drifting(1)
     words = saccade.TileMask.full(1, 2, LENGTH, LENGTH).words
     ref, spent = torch.zeros(1, 2, LENGTH), torch.zeros(1, 2, 3)
-    step = (q, k, v, words, ref, spent, None, None, None, 128, 64, 1, False, True, False)
-    rule = ([-6.0], 0, 1, 0, 0.1, 3, [], [], [], [])
+    step = (q, k, v, words, ref, spent, None, None, None, None, 128, 64, 1, False, True, False)
+    rule = ([-6.0], 0, 1, 0, 0.1, 3, False, [], [], [], [])
     torch.library.opcheck(torch.ops.saccade.lite_step, (*step, *rule))
     _, lse, _, _, computed, scores = torch.ops.saccade.lite_step(*step, *rule)
     grid = [1, 2, LENGTH, LENGTH, 128, 64]

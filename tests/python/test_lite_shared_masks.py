@@ -21,6 +21,7 @@ EVERYTHING = {
     "mass_budget": 0.5,
     "reprobe_period": 3,
 }
+STRONGEST = {"order": "strongest", "reprobe_period": 3, "skips_values": True}
 
 
 def drifting(step: int, seed: int = 0, length: int = 300) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,7 +117,9 @@ def test_branches_of_two_shapes_are_refused_and_new_shapes_start_full() -> None:
         assert torch.equal(found, saccade.attention(q, k, v, tiles=full))
 
 
-@pytest.mark.parametrize("rule", [{}, EVERYTHING], ids=["paper", "everything"])
+@pytest.mark.parametrize(
+    "rule", [{}, EVERYTHING, STRONGEST], ids=["paper", "everything", "strongest"]
+)
 @pytest.mark.parametrize("calls_of_the_last_step", [0, 1, 2])
 def test_a_generation_goes_on_bit_by_bit(
     tmp_path: Path, rule: dict[str, object], calls_of_the_last_step: int

@@ -23,6 +23,7 @@ RULES = {
         "mass_budget": 0.5,
         "reprobe_period": 3,
     },
+    "strongest": {"order": "strongest", "reprobe_period": 3, "skips_values": True},
 }
 
 
@@ -152,6 +153,13 @@ def test_malformed_files_are_refused_and_change_nothing(tmp_path: Path) -> None:
     refuse({"cond.ref": tensors["cond.ref"][..., :7]}, "ref of branch 'cond' must be")
     refuse({"cond.spent": tensors["cond.spent"].double()}, "spent of branch 'cond' must be")
     refuse({"cond.spent": None}, "needs mask, position, ref, spent")
+    lite = saved(path, "strongest")
+    tensors = load_file(path)
+    _, facts = lite_state.load(path)
+    before = {name: tensor.clone() for name, tensor in lite_state.pack(lite).items()}
+    refuse({"cond.scores": tensors["cond.scores"][..., :3]}, "scores of branch 'cond' must be")
+    refuse({"cond.scores": tensors["cond.scores"].double()}, "scores of branch 'cond' must be")
+    refuse({"cond.scores": None}, "needs mask, position, scores")
     refuse({"stray": torch.zeros(3)}, "the state of branch ''")
 
 

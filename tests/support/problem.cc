@@ -60,7 +60,8 @@ AttentionInputs Problem::inputs() const {
           .tiles = tiles ? tiles->view() : TileMaskView{},
           .q_lens = q_lens.view(),
           .k_lens = k_lens.view(),
-          .ref = ref.view()};
+          .ref = ref.view(),
+          .priorities = priorities.view()};
 }
 
 AttentionForwardOptions Problem::forward_options() const {
@@ -68,6 +69,8 @@ AttentionForwardOptions Problem::forward_options() const {
           .threshold = threshold,
           .measure = measure,
           .order = order,
+          .skips_values = skips_values,
+          .panel_rows = panel_rows,
           .block_q = shape.block_q,
           .block_k = shape.block_k};
 }
@@ -144,7 +147,7 @@ std::string Problem::describe() const {
        << shape.k_heads << ", " << shape.k_len << "], tiles " << shape.block_q << " x "
        << shape.block_k << (tiles ? ", masked" : ", dense") << ", scale " << used_scale() << ", "
        << name_of(order) << ", " << name_of(measure) << (ref ? ", ref" : "")
-       << (wants_scores ? ", scores" : "");
+       << (wants_scores ? ", scores" : "") << (skips_values ? ", skips values" : "");
   if (threshold) text << ", threshold " << *threshold;
   for (std::int64_t b = 0; q_lens && b < shape.batch; ++b) {
     text << ", lengths " << valid_queries(b) << " x " << valid_keys(b);
@@ -163,6 +166,16 @@ Tensor random_ref(const Problem& problem, Random& random) {
   return Tensor(problem.statistics_dtype(),
                 {problem.shape.batch, problem.shape.q_heads, problem.shape.q_len}, problem.layout)
       .generate([&] { return random.chance(0.02) ? -kInfinity : typical + 2 * random.normal(); });
+}
+
+void visit_strongest_first(Problem& problem, Random& random) {
+  const TileGrid grid = problem.shape.grid();
+  problem.order = VisitOrder::strongest;
+  problem.priorities =
+      Tensor(DType::f32, {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()}).generate([&] {
+        if (random.chance(0.1)) return random.pick({kNaN, -kInfinity});
+        return -0.5 * static_cast<double>(random.integer(0, 20));
+      });
 }
 
 void spread_scores(Problem& problem, Random& random) {
@@ -218,6 +231,7 @@ Problem hostile_problem(std::uint64_t seed) {
     }
     problem.set_lengths(queries, keys);
   }
+  if (random.chance(0.25)) visit_strongest_first(problem, random);
   return problem;
 }
 

@@ -62,12 +62,15 @@ struct Problem {
   Layout layout;
   Tensor q, k, v, dout, dlse;
   Tensor q_lens, k_lens, ref;     // absent at first
+  Tensor priorities;              // the same; see visit_strongest_first
   std::optional<TileMask> tiles;  // absent = dense
   std::optional<double> scale;
   std::optional<double> threshold;            // given = marks are asked for
   Measure measure = Measure::largest_weight;  // of scores and marks
   bool wants_scores = false;
   VisitOrder order = VisitOrder::linear;
+  bool skips_values = false;
+  int panel_rows = 0;
 };
 
 // Each tile is active with this probability.
@@ -76,6 +79,10 @@ TileMask random_mask(const TileGrid& grid, double active_share, Random& random);
 // A reference lse such as an earlier step may have left: that of unit-normal logits, more or less,
 // and of a few empty rows.
 Tensor random_ref(const Problem& problem, Random& random);
+
+// Makes the order strongest, by priorities as scores of an earlier step may have left them: few
+// enough values for ties, -inf, NaN.
+void visit_strongest_first(Problem& problem, Random& random);
 
 // Shifts the logits of every column of tiles by a normal of standard deviation 3 of its own, so
 // that scores lie on both sides of a threshold. With random q and k alone they are all close to 0.

@@ -190,6 +190,17 @@ TEST(InspectCommand, ShowsTheStatesOfAFile) {
     EXPECT_TRUE(contains(save("").out, part));
   }
   EXPECT_TRUE(contains(save("blocks.0.attn1/").out, "blocks.0.attn1  cond"));
+  EXPECT_TRUE(contains(save("").out, "ref  spent  scores"));
+  EXPECT_FALSE(contains(save("").out, "yes"));
+  const float scores[4] = {0, -1, -2, -3};
+  write_safetensors(
+      file.path(),
+      {{"cond.mask", StoredTensor{StoredDType::i64, {1, 2, 1, 1}, std::as_bytes(std::span(words))}},
+       {"cond.position", StoredTensor{StoredDType::i64, {8}, std::as_bytes(std::span(position))}},
+       {"cond.scores",
+        StoredTensor{StoredDType::f32, {1, 2, 1, 2}, std::as_bytes(std::span(scores))}}},
+      {{"saccade.lite_state", "{}"}});
+  EXPECT_TRUE(contains(run_tool("inspect " + file.quoted()).out, "yes"));
 }
 
 // As saccade.save_state writes those of LiteAttention(shares_masks=True): 1 x 4 tiles, three

@@ -90,6 +90,7 @@ TEST_F(ReplayCommand, StepsAndTotalsAreSumsOfCalls) {
   EXPECT_EQ(json["method"]["schedule"]["threshold"], -1);
   EXPECT_EQ(json["method"]["options"]["reprobe-period"], 0);
   EXPECT_EQ(json["method"]["options"]["order"], "linear");
+  EXPECT_EQ(json["method"]["options"]["skips-values"], false);
   EXPECT_TRUE(json.contains("cpu_model"));
 }
 
@@ -104,6 +105,17 @@ TEST_F(ReplayCommand, WithoutSkippingNothingIsLost) {
     EXPECT_NEAR(total["cosine"], 1, 1e-12) << arguments;
     EXPECT_EQ(total["kept_mass"], 1) << arguments;
   }
+}
+
+TEST_F(ReplayCommand, StrongestFirstAndSkippedValues) {
+  const auto linear = replay("--threshold -1"), skipping = replay("--threshold -1 --skips-values");
+  EXPECT_EQ(skipping["method"]["options"]["skips-values"], true);
+  EXPECT_EQ(skipping["total"]["sparsity"], linear["total"]["sparsity"]);
+  EXPECT_GT(skipping["total"]["relative_l1"], linear["total"]["relative_l1"]);
+  EXPECT_LT(skipping["total"]["kept_mass"], linear["total"]["kept_mass"]);
+  const auto strongest = replay("--threshold -1 --order strongest");
+  EXPECT_EQ(strongest["method"]["options"]["order"], "strongest");
+  EXPECT_NE(strongest["total"]["sparsity"], linear["total"]["sparsity"]);
 }
 
 TEST_F(ReplayCommand, DenseStepsAreDenseForEveryMethod) {
@@ -224,6 +236,8 @@ TEST_F(ReplayCommand, FailuresLeaveNoResults) {
   refuse("", SACCADE_TEST_DATA "/nothing", "nothing");
   refuse("--threshold 1", kDemoTrace, "threshold is 1");
   refuse("--mass-budget -1", kDemoTrace, "mass_budget is -1");
+  refuse("--order strongest --reference lse", kDemoTrace, "changes rounding only");
+  refuse("--skips-values --measure mean_mass", kDemoTrace, "skips_values leaves out weights");
   refuse("--thresholds -1,-2", kDemoTrace, "step");
 }
 

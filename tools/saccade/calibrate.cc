@@ -374,7 +374,8 @@ void add_calibrate_command(CLI::App& app, Invocation&) {
           std::map<std::string, lite::Order>{{"linear", lite::Order::linear},
                                              {"reversed", lite::Order::reversed},
                                              {"alternating", lite::Order::alternating},
-                                             {"radial", lite::Order::radial}}));
+                                             {"radial", lite::Order::radial},
+                                             {"strongest", lite::Order::strongest}}));
   command->add_option("--block-q", options->block_q, "Tile height")
       ->check(CLI::IsMember({64, 128}))
       ->capture_default_str();

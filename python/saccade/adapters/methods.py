@@ -36,6 +36,7 @@ _OPTIONS = {
         "reference",
         "mass_budget",
         "reprobe_period",
+        "skips_values",
         "shares_masks",
         "measures_mass",
         "protected_queries",

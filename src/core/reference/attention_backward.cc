@@ -71,7 +71,7 @@ void backward_head(const BackwardProblem& problem,
     const std::int64_t q_tile = i / grid.block_q;
     const std::int64_t listed =
         list_row(grid, problem.tile_row(batch, head, q_tile), q_tile, problem.valid_k_tiles(batch),
-                 VisitOrder::linear, tiles.data());
+                 VisitOrder::linear, nullptr, tiles.data());
     for (std::int64_t entry = 0; entry < listed; ++entry) {
       const std::int64_t begin = std::int64_t{tiles[entry]} * grid.block_k;
       const std::int64_t end = std::min<std::int64_t>(begin + grid.block_k, k.rows);

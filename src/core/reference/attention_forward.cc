@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <numeric>
 #include <vector>
 
 // The definition of attention_forward: scalar, in double, one row of tiles after the other.
@@ -36,13 +37,17 @@ class RowOfTiles {
         first_query(q_tile * problem.grid.block_q),
         queries(std::min<std::int64_t>(q.rows - first_query, problem.grid.block_q)) {
     tiles.resize(problem.grid.k_tiles());
-    tiles.resize(list_row(problem.grid, problem.tile_row(batch, head, q_tile), q_tile,
-                          problem.valid_k_tiles(batch), problem.plan.order, tiles.data()));
+    tiles.resize(problem.list_tiles(batch, head, q_tile, tiles.data()));
     for (const std::int32_t tile : tiles) logits.push_back(tile_logits(tile, q, k));
   }
 
   std::int64_t first_key(std::size_t entry) const {
     return std::int64_t{tiles[entry]} * problem_.grid.block_k;
+  }
+
+  // Whether the values of a tile count in the row of a query.
+  bool counts(std::size_t entry, std::int64_t query) const {
+    return left_out.empty() || !left_out[entry][query];
   }
 
   // Row maximum over one tile.
@@ -83,8 +88,9 @@ class RowOfTiles {
  public:
   const std::int64_t first_query;
   const std::int64_t queries;
-  std::vector<std::int32_t> tiles;  // in visit order
-  std::vector<Matrix> logits;       // [entry of tiles][query][key]
+  std::vector<std::int32_t> tiles;          // in visit order
+  std::vector<Matrix> logits;               // [entry of tiles][query][key]
+  std::vector<std::vector<bool>> left_out;  // [entry of tiles][query]; empty = nothing
 };
 
 // log(sum over the row of exp(S)).
@@ -92,7 +98,9 @@ double log_sum_exp(const RowOfTiles& row, std::int64_t query) {
   const double maximum = row.row_max(query);
   if (maximum == -kInfinity) return -kInfinity;
   double sum = 0;
-  for (const Matrix& s : row.logits) {
+  for (std::size_t entry = 0; entry < row.tiles.size(); ++entry) {
+    if (!row.counts(entry, query)) continue;
+    const Matrix& s = row.logits[entry];
     for (std::int64_t key = 0; key < s.columns; ++key) sum += std::exp(s[query][key] - maximum);
   }
   return maximum + std::log(sum);
@@ -102,6 +110,7 @@ double log_sum_exp(const RowOfTiles& row, std::int64_t query) {
 void weighted_values(
     const RowOfTiles& row, std::int64_t query, double lse, const Matrix& v, double* out) {
   for (std::size_t entry = 0; entry < row.tiles.size(); ++entry) {
+    if (!row.counts(entry, query)) continue;
     const Matrix& s = row.logits[entry];
     for (std::int64_t key = 0; key < s.columns; ++key) {
       const double weight = std::exp(s[query][key] - lse);
@@ -111,9 +120,10 @@ void weighted_values(
   }
 }
 
-// Scores against the running row maximum, which includes the tile's whole visit group.
-std::vector<double> running_scores(const RowOfTiles& row, int group_tiles) {
-  std::vector<double> scores(row.tiles.size(), -kInfinity);
+// How far the row maxima of a tile lie above the running ones, which include the tile's whole visit
+// group: [entry of tiles][query].
+std::vector<std::vector<double>> running_rises(const RowOfTiles& row, int group_tiles) {
+  std::vector<std::vector<double>> rises(row.tiles.size());
   std::vector<double> running(row.queries, -kInfinity);
   for (std::size_t begin = 0; begin < row.tiles.size(); begin += group_tiles) {
     const std::size_t end = std::min(begin + group_tiles, row.tiles.size());
@@ -124,9 +134,18 @@ std::vector<double> running_scores(const RowOfTiles& row, int group_tiles) {
     }
     for (std::size_t entry = begin; entry < end; ++entry) {
       for (std::int64_t query = 0; query < row.queries; ++query) {
-        scores[entry] = max_or_nan(scores[entry], rise(row.tile_max(entry, query), running[query]));
+        rises[entry].push_back(rise(row.tile_max(entry, query), running[query]));
       }
     }
+  }
+  return rises;
+}
+
+// Scores against the running row maximum.
+std::vector<double> running_scores(const std::vector<std::vector<double>>& rises) {
+  std::vector<double> scores;
+  for (const std::vector<double>& of_tile : rises) {
+    scores.push_back(std::accumulate(of_tile.begin(), of_tile.end(), -kInfinity, max_or_nan));
   }
   return scores;
 }
@@ -178,6 +197,30 @@ double to_score(double natural, bool is_partial) {
   return std::isnan(score) || is_partial ? score : std::min(score, 0.0);
 }
 
+// Leaves out what is negligible, by visit groups and panels of rows.
+void leave_out_values(const ForwardProblem& problem,
+                      const std::vector<std::vector<double>>& rises,
+                      RowOfTiles& row) {
+  row.left_out.assign(row.tiles.size(), std::vector<bool>(row.queries));
+  const VisitPlan& plan = problem.plan;
+  for (std::size_t begin = 0; begin < row.tiles.size(); begin += plan.group_tiles) {
+    const std::size_t end = std::min(begin + plan.group_tiles, row.tiles.size());
+    for (std::int64_t first = 0; first < row.queries; first += plan.panel_rows) {
+      const std::int64_t last = std::min(first + plan.panel_rows, row.queries);
+      double highest = -kInfinity;
+      for (std::size_t entry = begin; entry < end; ++entry) {
+        for (std::int64_t query = first; query < last; ++query) {
+          highest = max_or_nan(highest, rises[entry][query]);
+        }
+      }
+      if (!(to_score(highest, false) <= *problem.threshold)) continue;
+      for (std::size_t entry = begin; entry < end; ++entry) {
+        std::fill(row.left_out[entry].begin() + first, row.left_out[entry].begin() + last, true);
+      }
+    }
+  }
+}
+
 void write_scores(const ForwardProblem& problem,
                   std::int64_t row_index,
                   const RowOfTiles& row,
@@ -204,7 +247,10 @@ void forward_row_of_tiles(const ForwardProblem& problem,
                           const Matrix& v,
                           Matrix& out,
                           std::vector<double>& lse) {
-  const RowOfTiles row(problem, batch, head, q_tile, q, k);
+  RowOfTiles row(problem, batch, head, q_tile, q, k);
+  std::vector<std::vector<double>> rises;
+  if (problem.has_running_reference()) rises = running_rises(row, problem.plan.group_tiles);
+  if (problem.leaves_out_values()) leave_out_values(problem, rises, row);
   std::vector<double> row_lse(row.queries);
   for (std::int64_t query = 0; query < row.queries; ++query) {
     row_lse[query] = log_sum_exp(row, query);
@@ -227,7 +273,7 @@ void forward_row_of_tiles(const ForwardProblem& problem,
     write_scores(problem, row_index, row,
                  lse_scores(row, ref, problem.is_partial ? 0.0 : largest_fall(ref, row_lse)));
   } else {
-    write_scores(problem, row_index, row, running_scores(row, problem.plan.group_tiles));
+    write_scores(problem, row_index, row, running_scores(rises));
   }
 }
 

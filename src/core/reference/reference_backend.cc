@@ -10,8 +10,12 @@ class ReferenceBackend final : public BackendOps {
     return std::nullopt;
   }
 
-  VisitPlan visit_plan(const AttentionProblem&, VisitOrder order) const override {
-    return {.order = order, .group_tiles = 1};
+  // Panels are whole tiles, as in the paper.
+  VisitPlan visit_plan(const AttentionProblem& problem,
+                       const AttentionForwardOptions& options) const override {
+    return {.order = options.order,
+            .group_tiles = 1,
+            .panel_rows = options.panel_rows > 0 ? options.panel_rows : problem.grid.block_q};
   }
 
   std::size_t workspace_size(const ForwardProblem&, int) const override { return 0; }

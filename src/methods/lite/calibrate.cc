@@ -31,6 +31,18 @@ void require_options(const CalibrationOptions& options) {
         fmt::format("the rule has a {}, but calibration chooses thresholds of rules without one",
                     options.rule.mass_budget ? "mass_budget" : "reprobe_period"));
   }
+  if (options.rule.skips_values) {
+    throw InvalidArgument(
+        "the rule has skips_values, but calibration measures what dropped tiles lose at later "
+        "steps only; leave it out");
+  }
+  if (options.rule.order == Order::strongest) {
+    throw InvalidArgument(fmt::format(
+        "the order is {}, but calibration keeps no scores of dropped tiles to sort by; calibrate "
+        "with {} or {}, or give the order {} a flat threshold",
+        name_of(options.rule.order), name_of(Order::linear), name_of(Order::radial),
+        name_of(options.rule.order)));
+  }
   if (!(options.target >= 0)) {
     throw InvalidArgument(fmt::format("target is {}, but must be at least 0", options.target));
   }

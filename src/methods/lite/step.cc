@@ -10,6 +10,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <vector>
 
 namespace saccade::lite {
 namespace {
@@ -29,7 +30,22 @@ void require_inputs(const AttentionInputs& inputs) {
 
 const char* why_scores(const StepOptions& options) {
   if (options.is_partial) return "a partial step needs it";
+  if (options.rule.order == Order::strongest) return "the order strongest needs it";
   return options.rule.mass_budget ? "a mass budget needs it" : "thresholds of single heads need it";
+}
+
+void require_skippable_values(const StepOptions& options) {
+  if (!options.rule.skips_values) return;
+  if (options.plan.thresholds.size() > 1) {
+    throw InvalidArgument(
+        fmt::format("plan.thresholds has {}, but skips_values needs one for all query heads",
+                    options.plan.thresholds.size()));
+  }
+  if (!options.protected_queries.empty() || !options.protected_keys.empty()) {
+    throw InvalidArgument(
+        "protected tokens are given, but skips_values would leave out weights of theirs; give one "
+        "of the two");
+  }
 }
 
 void require_state(const AttentionInputs& inputs,
@@ -48,6 +64,15 @@ void require_state(const AttentionInputs& inputs,
     throw InvalidArgument(state.ref
                               ? "state.ref is given, but the running reference has no use for it"
                               : "a partial step needs the lse reference, not the running one");
+  }
+  if (options.rule.order == Order::strongest) {
+    const TileGrid& grid = state.mask.grid;
+    require_tensor("state.scores", state.scores, DType::f32,
+                   {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
+    require_packed("state.scores", state.scores);
+  } else if (state.scores) {
+    throw InvalidArgument(fmt::format("state.scores is given, but the order {} has no use for it",
+                                      name_of(options.rule.order)));
   }
   if (needs_scores(options)) {
     require_given(static_cast<bool>(outputs.scores), "outputs.scores", why_scores(options));
@@ -102,6 +127,12 @@ bool is_plain(const StepOptions& options) {
   return options.plan.is_dense && options.skipped_queries.empty() && options.skipped_keys.empty();
 }
 
+// The first step has no scores to sort by.
+VisitOrder order_of(const StepOptions& options) {
+  const VisitOrder order = visit_order(options.rule.order, options.step);
+  return order == VisitOrder::strongest && options.is_first ? VisitOrder::linear : order;
+}
+
 // One row [length] of a [batch, heads, length] tensor.
 template <typename T>
 struct RowView {
@@ -136,6 +167,27 @@ void keep_lse(const TensorView& lse, const StateView& state) {
     copy_lse<double>(lse, state.ref, state.mask.grid);
   } else {
     copy_lse<float>(lse, state.ref, state.mask.grid);
+  }
+}
+
+// Scores of the tiles that the step computed, and of those that scored 0 their place in the list;
+// at the first step, NaN for all others.
+void keep_scores(const StepOutputs& outputs,
+                 const StateView& state,
+                 VisitOrder order,
+                 bool is_first) {
+  const TileGrid& grid = state.mask.grid;
+  std::vector<std::int32_t> tiles(grid.k_tiles());
+  for (std::int64_t row = 0; row < grid.rows(); ++row) {
+    const float* found = static_cast<const float*>(outputs.scores.data) + row * grid.k_tiles();
+    float* kept = static_cast<float*>(state.scores.data) + row * grid.k_tiles();
+    const std::int64_t listed = list_row(grid, outputs.computed.row(row), row % grid.q_tiles(),
+                                         grid.k_tiles(), order, kept, tiles.data());
+    if (is_first) std::fill_n(kept, grid.k_tiles(), std::numeric_limits<float>::quiet_NaN());
+    for (std::int64_t i = 0; i < listed; ++i) {
+      const float score = found[tiles[i]];
+      kept[tiles[i]] = score == 0 ? static_cast<float>(i) : score;
+    }
   }
 }
 
@@ -176,6 +228,7 @@ void step(const Context& context,
           const StepOutputs& outputs) {
   require_inputs(inputs);
   validate(options.rule);
+  require_skippable_values(options);
   require_state(inputs, options, state, outputs);
   const ComputedTilesOptions selection = computed_options(options);
   validate_computed_tiles(state.mask, selection, outputs.computed);
@@ -187,19 +240,25 @@ void step(const Context& context,
   if (!is_plain(options)) computed.tiles = outputs.computed;
   const bool has_ref = options.rule.reference == Reference::lse && !options.is_first;
   if (has_ref) computed.ref = state.ref;
+  const VisitOrder order = order_of(options);
+  const bool skips_values = options.rule.skips_values && !options.plan.is_dense;
+  if (order == VisitOrder::strongest) computed.priorities = state.scores;
   attention_forward(
       context, computed,
       {.scale = options.scale,
-       .threshold = outputs.marks ? std::optional(options.plan.thresholds[0]) : std::nullopt,
+       .threshold =
+           outputs.marks || skips_values ? std::optional(options.plan.thresholds[0]) : std::nullopt,
        .measure = options.rule.measure,
-       .order = visit_order(options.rule.order, options.step),
+       .order = order,
        .is_partial = options.is_partial && has_ref,
+       .skips_values = skips_values,
        .block_q = state.mask.grid.block_q,
        .block_k = state.mask.grid.block_k},
       {.out = outputs.out, .lse = outputs.lse, .marks = outputs.marks, .scores = outputs.scores});
   if (options.is_partial) return;
   update_mask(context, update.inputs, update.options, update.outputs);
   if (options.rule.reference == Reference::lse) keep_lse(outputs.lse, state);
+  if (state.scores) keep_scores(outputs, state, order, options.is_first);
 }
 
 void finish_step(const Context& context,

@@ -50,15 +50,10 @@ ForwardResult AttentionRunner::forward(std::span<const double> ref, Measure meas
   const HostTensor reference = statistics_like(ref);
   HostTensor scores(DType::f32, {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
   TileMask marks = TileMask::full(grid);
+  AttentionInputs inputs = this->inputs();
+  if (!ref.empty()) inputs.ref = reference.view();
   attention_forward(
-      context_,
-      {.q = q_.view(),
-       .k = k_.view(),
-       .v = v_.view(),
-       .tiles = data_.tiles ? data_.tiles->view() : TileMaskView{},
-       .q_lens = lens_view(data_.q_lens),
-       .k_lens = lens_view(data_.k_lens),
-       .ref = ref.empty() ? TensorView{} : reference.view()},
+      context_, inputs,
       {.scale = problem_.scale,
        .threshold = problem_.threshold,
        .measure = measure,
@@ -67,6 +62,48 @@ ForwardResult AttentionRunner::forward(std::span<const double> ref, Measure meas
        .block_k = grid.block_k},
       {.out = out.view(), .lse = lse.view(), .marks = marks.view(), .scores = scores.view()});
   return {out.values(), lse.values(), scores.values(), std::move(marks)};
+}
+
+ForwardResult AttentionRunner::forward_skipping_values(double threshold, int panel_rows) const {
+  const TileGrid& grid = problem_.grid;
+  HostTensor out = queries_like({});
+  HostTensor lse = statistics_like({});
+  attention_forward(context_, inputs(),
+                    {.scale = problem_.scale,
+                     .threshold = threshold,
+                     .order = problem_.order,
+                     .skips_values = true,
+                     .panel_rows = panel_rows,
+                     .block_q = grid.block_q,
+                     .block_k = grid.block_k},
+                    {.out = out.view(), .lse = lse.view()});
+  return {out.values(), lse.values(), {}, TileMask(grid)};
+}
+
+int AttentionRunner::panel_rows() const {
+  return visit_plan(context_, inputs(),
+                    {.order = problem_.order,
+                     .block_q = problem_.grid.block_q,
+                     .block_k = problem_.grid.block_k})
+      .panel_rows;
+}
+
+AttentionInputs AttentionRunner::inputs() const {
+  return {.q = q_.view(),
+          .k = k_.view(),
+          .v = v_.view(),
+          .tiles = data_.tiles ? data_.tiles->view() : TileMaskView{},
+          .q_lens = lens_view(data_.q_lens),
+          .k_lens = lens_view(data_.k_lens),
+          .ref = {},
+          .priorities = priorities_view()};
+}
+
+TensorView AttentionRunner::priorities_view() const {
+  if (problem_.order != VisitOrder::strongest) return {};
+  const TileGrid& grid = problem_.grid;
+  return TensorView::contiguous(data_.priorities.data(), DType::f32,
+                                {grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
 }
 
 BackwardResult AttentionRunner::backward(std::span<const double> out,

@@ -30,6 +30,10 @@ class AttentionRunner {
   ForwardResult forward(std::span<const double> ref = {},
                         Measure measure = Measure::largest_weight) const;
 
+  // Out and lse where values are left out below `threshold`; marks and scores are not asked for.
+  ForwardResult forward_skipping_values(double threshold, int panel_rows) const;
+  int panel_rows() const;  // of the backend
+
   BackwardResult backward(std::span<const double> out,
                           std::span<const double> lse,
                           std::span<const double> dout,
@@ -39,6 +43,8 @@ class AttentionRunner {
   HostTensor queries_like(std::span<const double> values) const;     // in the layout of q
   HostTensor statistics_like(std::span<const double> values) const;  // [batch, heads, q_len]
   HostTensor keys_like(std::span<const double> values) const;        // in the layout of k
+  TensorView priorities_view() const;
+  AttentionInputs inputs() const;
 
   const Problem& problem_;
   const ProblemData& data_;

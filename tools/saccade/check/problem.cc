@@ -76,7 +76,8 @@ Problem make_problem(std::uint64_t seed, int number) {
                   .block_k = random.pick({64, 128})};
   problem.layout = random.pick({Layout::bhsd, Layout::bshd, Layout::padded});
   problem.mask = random.pick({MaskKind::absent, MaskKind::full, MaskKind::half, MaskKind::sparse});
-  problem.order = random.pick({VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial});
+  problem.order = random.pick(
+      {VisitOrder::linear, VisitOrder::reversed, VisitOrder::radial, VisitOrder::strongest});
   problem.scale = random.pick({1.0, 1.0, 0.7}) / std::sqrt(problem.head_dim);
   problem.threshold = random.uniform(-8, -0.5);
   problem.has_lens = random.integer(0, 2) == 0;

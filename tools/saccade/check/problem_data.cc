@@ -76,6 +76,18 @@ void poison_beyond_lens(const Problem& problem, ProblemData& data) {
   poison(data.k_lens, problem.k_heads, grid.k_len, head_dim, data.v);
 }
 
+// Such as scores: few enough values for ties.
+std::vector<float> draw_priorities(const Problem& problem) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Random random(problem.seed, problem.number, Random::Stream::priorities);
+  std::vector<float> priorities(problem.grid.tiles());
+  for (float& priority : priorities) {
+    const auto score = static_cast<float>(-random.integer(0, 20));
+    priority = random.chance(0.1) ? random.pick({static_cast<float>(kNaN), -kInfinity}) : score;
+  }
+  return priorities;
+}
+
 void plant_nan(Random& random, ProblemData& data) {
   std::vector<double>* tensor = random.pick({&data.q, &data.k, &data.v});
   (*tensor)[random.integer(0, static_cast<std::int64_t>(tensor->size()) - 1)] = kNaN;
@@ -138,6 +150,7 @@ ProblemData make_data(const Problem& problem) {
     data.q_lens = draw_lens(random, grid.batch, grid.q_len);
     data.k_lens = draw_lens(random, grid.batch, grid.k_len);
   }
+  data.priorities = draw_priorities(problem);
   if (problem.has_nan) plant_nan(random, data);
   poison_beyond_lens(problem, data);
   data.max_logit = max_abs_logit(problem, data);

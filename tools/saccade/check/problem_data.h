@@ -17,6 +17,7 @@ struct ProblemData {
   std::vector<double> q, k, v;     // [batch, heads, length, head_dim]
   std::vector<double> dout, dlse;  // [batch, heads, q_len, head_dim] and [batch, heads, q_len]
   std::optional<TileMask> tiles;
+  std::vector<float> priorities;             // of every tile, a few of them NaN and -inf
   std::vector<std::int32_t> q_lens, k_lens;  // empty = full length
   double max_logit = 0;                      // largest |S| of a valid query and a valid key
 };

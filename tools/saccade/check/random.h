@@ -18,6 +18,7 @@ class Random {
     update_mask,
     routing,
     linear,
+    priorities,
   };
 
   Random(std::uint64_t seed, int number, Stream stream) {

@@ -112,6 +112,7 @@ std::vector<std::string> row_of(const SafetensorsFile& file, const std::string& 
           fmt::format("{} x {}", grid.block_q, grid.block_k),
           file.tensors().contains(name + ".ref") ? "yes" : "no",
           file.tensors().contains(name + ".spent") ? "yes" : "no",
+          file.tensors().contains(name + ".scores") ? "yes" : "no",
           fmt::format("{:.1f} %", 100 * sparsity_of(file, name, grid))};
 }
 
@@ -123,7 +124,7 @@ bool is_state(const SafetensorsFile& file) {
 
 std::string describe_state(const SafetensorsFile& file) {
   Table table({"layer", "branch", "step", "batch", "heads", "queries", "keys", "tiles", "ref",
-               "spent", "dropped"});
+               "spent", "scores", "dropped"});
   int states = 0;
   for (const auto& [name, tensor] : file.tensors()) {
     if (!name.ends_with(kPosition)) continue;

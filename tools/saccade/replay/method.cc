@@ -28,16 +28,21 @@ struct LayerState {
       spent.emplace(DType::f32, std::initializer_list{grid.batch, grid.heads, grid.q_tiles()});
       spent->fill(std::vector<double>(grid.rows(), 0.0));
     }
+    if (rule.order == lite::Order::strongest) {
+      scores.emplace(DType::f32,
+                     std::initializer_list{grid.batch, grid.heads, grid.q_tiles(), grid.k_tiles()});
+    }
   }
 
   lite::StateView view() const {
     return {.mask = mask.view(),
             .ref = ref ? ref->view() : TensorView{},
-            .spent = spent ? spent->view() : TensorView{}};
+            .spent = spent ? spent->view() : TensorView{},
+            .scores = scores ? scores->view() : TensorView{}};
   }
 
   TileMask mask, computed, marks;
-  std::optional<HostTensor> ref, spent;
+  std::optional<HostTensor> ref, spent, scores;
   std::optional<lite::LastCall> last;
 };
 

@@ -85,12 +85,16 @@ void MethodFlags::add_rule(CLI::App& command) {
   add(command, "--reference", reference_, "What weights are measured against", {"lite"})
       ->check(CLI::IsMember({"running", "lse"}));
   add(command, "--order", order_, "In which a row visits its tiles", {"lite"})
-      ->check(CLI::IsMember({"linear", "reversed", "alternating", "radial"}));
+      ->check(CLI::IsMember({"linear", "reversed", "alternating", "radial", "strongest"}));
   budget_option_ = add(command, "--mass-budget", mass_budget_,
                        "Softmax mass that a row of tiles may lose", {"lite"})
                        ->default_str("none");
   add(command, "--reprobe-period", reprobe_period_,
       "R: each step computes one in R of the dropped tiles; 0 = none", {"lite"});
+  CLI::Option* skips = command.add_flag("--skips-values", skips_values_,
+                                        "A step leaves out at once what it finds negligible");
+  options_.emplace_back(skips->default_str("false")->group("Options of lite"),
+                        std::vector<std::string>{"lite"});
 }
 
 void MethodFlags::add_baselines(CLI::App& command) {
@@ -127,8 +131,9 @@ std::unique_ptr<Method> MethodFlags::method(const Trace& trace) const {
   if (method_ != "lite") return make_chosen(choice(trace, schedule), schedule, tile_, scale);
   lite::Rule rule{.measure = enum_named(measure_, Measure::mean_mass),
                   .reference = enum_named(reference_, lite::Reference::lse),
-                  .order = enum_named(order_, lite::Order::radial),
-                  .reprobe_period = reprobe_period_};
+                  .order = enum_named(order_, lite::Order::strongest),
+                  .reprobe_period = reprobe_period_,
+                  .skips_values = skips_values_};
   if (budget_option_->count() > 0) rule.mass_budget = mass_budget_;
   lite::validate(rule);
   return make_lite(schedule, rule, tile_, scale);

@@ -55,6 +55,7 @@ class MethodFlags {
   std::string measure_ = "largest_weight", reference_ = "running", order_ = "linear";
   double mass_budget_ = 0;  // counts where its flag is given
   std::int64_t reprobe_period_ = 0;
+  bool skips_values_ = false;
   double sparsity_ = 0.5, share_ = 0.25, mass_ = 0, decay_ = 1;
   std::int64_t window_ = 128, sink_frames_ = 1, sampled_tiles_ = 16, rows_per_tile_ = 4;
   std::uint64_t seed_ = 0;
