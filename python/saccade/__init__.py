@@ -15,6 +15,7 @@ from .functional import attention, info, merge_partials
 from .lite import LiteAttention
 from .lite_schedule import CalibrationRecord, Fingerprint, LayerThresholds, LiteSchedule
 from .sla import linear_attention, pool_tiles, select_tiles, sparse_linear_attention
+from .sla_module import SparseLinearAttention
 from .space_time import choose_box, inverse_order, token_order
 from .tile_mask import TileGrid, TileMask
 
@@ -28,6 +29,7 @@ __all__ = [
     "LiteAttention",
     "LiteSchedule",
     "Recorder",
+    "SparseLinearAttention",
     "Summary",
     "TileGrid",
     "TileMask",
