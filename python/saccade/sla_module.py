@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InvalidArgument
-from .functional import Layout, attention, has_length_first, heads_first
+from .functional import Layout, attention, autocast_inputs, has_length_first, heads_first
 from .lite import StepStatistics
 from .sla import FeatureMap, Share, select_tiles, sparse_linear_attention
 from .tile_mask import TileGrid, TileMask
@@ -139,10 +139,7 @@ class SparseLinearAttention(nn.Module):
         function of it. out has the shape and dtype of q (that of autocast, if it is enabled), and
         is 0 beyond ``q_lens``. Raises InvalidArgument or Unsupported.
         """
-        if torch.is_autocast_enabled(q.device.type):
-            dtype = torch.get_autocast_dtype(q.device.type)
-            q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        q, k, v = heads_first(q, k, v, self.layout)
+        q, k, v = heads_first(*autocast_inputs(q, k, v), self.layout)
         if q.shape[3] != self.head_dim:
             raise InvalidArgument(f"q must have head_dim {self.head_dim}, got {q.shape[3]}")
         lens = {"q_lens": q_lens, "k_lens": k_lens}
