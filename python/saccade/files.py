@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from .errors import FileError
+from .errors import FileError, Unsupported
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -35,3 +36,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             raise
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def load_safetensors() -> Any:
+    """The module safetensors.torch, with safe_open beside its functions. Raises Unsupported."""
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise Unsupported(
+            "files need the package safetensors; `pip install safetensors` installs it"
+        ) from None
+    return safetensors.torch

@@ -119,6 +119,14 @@ def heads_first(q: Tensor, k: Tensor, v: Tensor, layout: str) -> tuple[Tensor, T
     return q, k, v
 
 
+def autocast_inputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v in the dtype of autocast where it is enabled, as torch's own attention casts."""
+    if not torch.is_autocast_enabled(q.device.type):
+        return q, k, v
+    dtype = torch.get_autocast_dtype(q.device.type)
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
 def has_length_first(layout: str) -> bool:
     """Whether the layout is "bshd"; raises InvalidArgument for a name that is no layout."""
     if layout not in ("bhsd", "bshd"):

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from .branch_state import BranchState, SharedMask
-from .errors import FileError, InvalidArgument, Unsupported
-from .files import write_atomically
+from .errors import FileError, InvalidArgument
+from .files import load_safetensors, write_atomically
 from .lite import LiteAttention
 from .tile_mask import TileGrid, TileMask
 
@@ -96,12 +96,12 @@ def rule_of(lite: LiteAttention) -> dict[str, Any]:
 def save(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Writes a state file, whole or not at all."""
     text = json.dumps({"format": FORMAT, "version": VERSION, **facts})
-    write_atomically(Path(path), _safetensors().save(tensors, {FORMAT: text}))
+    write_atomically(Path(path), load_safetensors().save(tensors, {FORMAT: text}))
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a state file. Raises FileError for any other file."""
-    safetensors = _safetensors()
+    safetensors = load_safetensors()
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -234,14 +234,3 @@ def _require_shape(
             f"{name} of branch {branch!r} must be {allowed[0]} {list(shape)}, "
             f"got {tensor.dtype} {list(tensor.shape)}"
         )
-
-
-def _safetensors() -> Any:
-    """safetensors.torch, with safe_open beside its functions."""
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise Unsupported(
-            "files need the package safetensors; `pip install safetensors` installs it"
-        ) from None
-    return safetensors.torch

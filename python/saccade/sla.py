@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from . import _ops
@@ -12,6 +14,10 @@ from .functional import Layout, has_length_first, heads_first, require_cpu, requ
 from .tile_mask import TileGrid, TileMask
 
 FeatureMap = Literal["softmax", "elu_plus_one", "relu", "hedgehog"]
+Share = float | int
+"""Of the key tiles of a row: a float is a ratio, an int a count."""
+
+_Shares = tuple[tuple[float, int], tuple[float, int]]
 
 
 def pool_tiles(
@@ -39,8 +45,8 @@ def select_tiles(
     q: Tensor,
     k: Tensor,
     *,
-    critical: float | int = 0.05,
-    negligible: float | int = 0.10,
+    critical: Share | Sequence[Share] = 0.05,
+    negligible: Share | Sequence[Share] = 0.10,
     critical_mass: float = 0.0,
     always: TileMask | None = None,
     scale: float | None = None,
@@ -59,6 +65,7 @@ def select_tiles(
         q, k: as in :func:`saccade.attention`.
         critical: how many of the highest ranks are critical, at least one: a float is a share of
             the tiles with a valid key, rounded down, an int is a count. Tiles of ``always`` count.
+            A sequence has one share for each query head.
         negligible: likewise, how many of the lowest ranks are negligible. Where both overlap a tile
             is critical.
         critical_mass: further tiles are critical until their weights sum up to this; 0 = none.
@@ -77,16 +84,30 @@ def select_tiles(
     grid = TileGrid(q.shape[0], q.shape[1], q.shape[2], k.shape[2], block_q, block_k)
     words = always.words if always is not None else None
     require_cpu(q=q, k=k, always=words, q_lens=q_lens, k_lens=k_lens)
-    means = (
-        call(_ops.pool_tiles, q.detach(), q_lens, block_q),
-        call(_ops.pool_tiles, k.detach(), k_lens, block_k),
-    )
-    chosen = call(
-        _ops.select_tiles,
-        *(*means, grid.q_len, grid.k_len, block_q, block_k, q_lens, k_lens, words, scale),
-        *(*tile_share("critical", critical), critical_mass, *tile_share("negligible", negligible)),
-    )
-    return TileMask(grid, chosen[0]), TileMask(grid, chosen[1])
+    q_means = call(_ops.pool_tiles, q.detach(), q_lens, block_q)
+    k_means = call(_ops.pool_tiles, k.detach(), k_lens, block_k)
+
+    def choose(
+        q_means: Tensor, k_means: Tensor, words: Tensor | None, shares: _Shares
+    ) -> tuple[Tensor, Tensor]:
+        return call(
+            _ops.select_tiles,
+            *(q_means, k_means, grid.q_len, grid.k_len, block_q, block_k, q_lens, k_lens),
+            *(words, scale, *shares[0], critical_mass, *shares[1]),
+        )
+
+    heads_by_shares = _heads_by_shares(critical, negligible, q.shape[1])
+    if len(heads_by_shares) == 1:
+        chosen = choose(q_means, k_means, words, next(iter(heads_by_shares)))
+        return TileMask(grid, chosen[0]), TileMask(grid, chosen[1])
+
+    k_means = k_means.repeat_interleave(q.shape[1] // k.shape[1], 1)
+    both = torch.empty((2, *grid.words_shape), dtype=torch.int64, device=q.device)
+    for shares, heads in heads_by_shares.items():
+        own_words = None if words is None else words[:, heads]
+        chosen = choose(q_means[:, heads], k_means[:, heads], own_words, shares)
+        both[:, :, heads] = torch.stack(chosen)
+    return TileMask(grid, both[0]), TileMask(grid, both[1])
 
 
 def linear_attention(
@@ -189,7 +210,25 @@ def sparse_linear_attention(
     return out, linear_out
 
 
-def tile_share(name: str, value: float | int) -> tuple[float, int]:
+def _heads_by_shares(
+    critical: Share | Sequence[Share], negligible: Share | Sequence[Share], heads: int
+) -> dict[_Shares, list[int]]:
+    """The heads that have the same shares of critical and negligible tiles, by these."""
+    by_name = []
+    for name, shares in (("critical", critical), ("negligible", negligible)):
+        of_heads = shares if isinstance(shares, (list, tuple)) else (shares,) * heads
+        if len(of_heads) != heads:
+            raise InvalidArgument(
+                f"{name} must be one share or {heads}, one for each query head, got {len(of_heads)}"
+            )
+        by_name.append([tile_share(name, share) for share in of_heads])
+    found: dict[_Shares, list[int]] = {}
+    for head, shares in enumerate(zip(*by_name, strict=True)):
+        found.setdefault(shares, []).append(head)
+    return found
+
+
+def tile_share(name: str, value: Share) -> tuple[float, int]:
     """Ratio and count, of which a count that is not negative decides."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidArgument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,6 +121,26 @@ class TileMask:
         # The bits of a word are disjoint, so their sum, which wraps at bit 63, is their union.
         return cls(grid, (bits.long() << _bit_numbers(active.device)).sum(-1))
 
+    @classmethod
+    def of_tokens(
+        cls,
+        grid: TileGrid,
+        queries: Sequence[tuple[int, int]] = (),
+        keys: Sequence[tuple[int, int]] = (),
+        *,
+        device: torch.device | str | None = None,
+    ) -> TileMask:
+        """The tiles that hold a token of half-open (begin, end) ranges of queries or of keys.
+
+        Raises InvalidArgument for a range that is not within the lengths of ``grid``.
+        """
+        active = torch.zeros(grid.shape, dtype=torch.bool, device=device)
+        for begin, end in _within("queries", queries, grid.q_len):
+            active[:, :, begin // grid.block_q : -(-end // grid.block_q)] = True
+        for begin, end in _within("keys", keys, grid.k_len):
+            active[..., begin // grid.block_k : -(-end // grid.block_k)] = True
+        return cls.from_dense(active, grid.q_len, grid.k_len, grid.block_q, grid.block_k)
+
     def to_dense(self) -> Tensor:
         """Bool [batch, heads, q_tiles, k_tiles], true = active."""
         bits = (self.words[..., None] >> _bit_numbers(self.words.device)) & 1
@@ -165,6 +186,16 @@ class TileMask:
             raise InvalidArgument(
                 f"masks must share one grid, got ({self.grid}) and ({other.grid})"
             )
+
+
+def _within(name: str, ranges: Sequence[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    """The ranges that hold a token."""
+    for begin, end in ranges:
+        if not 0 <= begin <= end <= length:
+            raise InvalidArgument(
+                f"{name} holds the range [{begin}, {end}), but needs 0 <= begin <= end <= {length}"
+            )
+    return [(begin, end) for begin, end in ranges if begin < end]
 
 
 def _bit_numbers(device: torch.device) -> Tensor:

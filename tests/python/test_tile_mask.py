@@ -129,3 +129,20 @@ def test_no_operation_mixes_block_sizes(operation):
 def test_errors(make, message):
     with pytest.raises(InvalidArgument, match=message):
         make()
+
+
+def test_tiles_of_tokens_are_rounded_outward():
+    grid = TileGrid(2, 3, 300, 700, 128, 64)
+    mask = TileMask.of_tokens(grid, queries=[(127, 129), (5, 5)], keys=[(64, 128), (699, 700)])
+    expected = torch.zeros(grid.shape, dtype=torch.bool)
+    expected[:, :, :2] = True
+    expected[..., [1, 10]] = True
+    assert torch.equal(mask.to_dense(), expected)
+    assert TileMask.of_tokens(grid).count() == 0
+
+
+@pytest.mark.parametrize("bad", [(-1, 3), (5, 4), (0, 301)])
+def test_tokens_beyond_the_grid_are_refused(bad):
+    grid = TileGrid(1, 1, 300, 300, 64, 64)
+    with pytest.raises(InvalidArgument, match=r"queries .* 0 <= begin <= end <= 300"):
+        TileMask.of_tokens(grid, queries=[bad])

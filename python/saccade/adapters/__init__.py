@@ -47,9 +47,9 @@ def enable(
     Args:
         model: a WanTransformer3DModel or another diffusers model with WanAttention, or a pipeline,
             of which ``transformer`` and ``transformer_2`` are enabled.
-        method: "lite", "dense" (all tiles), one of the baselines "random", "radial", "svg" and
-            "pooled" (see saccade.baselines; choosing tiles is part of the measured time), or a
-            callable ``factory(path: str) -> attention``, with
+        method: "lite", "sla" (see below), "dense" (all tiles), one of the baselines "random",
+            "radial", "svg" and "pooled" (see saccade.baselines; choosing tiles is part of the
+            measured time), or a callable ``factory(path: str) -> attention``, with
             ``attention(q, k, v, *, step: int, branch: str) -> out``, all four tensors [batch,
             length, heads, head_dim]; with a parameter ``sigma`` it gets the noise level too, the
             timestep over the number of training timesteps, and with ``video`` the VideoLayout of
@@ -69,11 +69,21 @@ def enable(
             call, and block sizes, reference and order that are not given are those of it. For the
             baselines the arguments of their functions, ``block_q``, ``block_k``, ``dense_layers``,
             and ``schedule``, of which they take what is dense and what is protected: the same
-            schedule makes a fair comparison.
+            schedule makes a fair comparison. For "sla" the arguments of SparseLinearAttention but
+            for ``head_dim``, ``heads``, ``k_heads``, ``scale`` and ``layout``; ``layers``, a dict
+            from patterns of paths to arguments that these layers have instead (a later pattern
+            wins); and ``dense_layers``: numbers, paths or patterns. ``min_length`` is 512 tokens
+            unless it is given: below, dense attention was measured to be faster.
+
+    "sla" makes one SparseLinearAttention for each layer and registers it as ``PATH.sla``, so that
+    ``parameters``, ``state_dict``, ``to`` and optimizers see its weights, in float32; the model can
+    be trained. A call under autograd is one of training: it needs no cache context, and its
+    timesteps mean nothing; the summary has the last one, as branch "training".
+    saccade.save_sla keeps the weights, and saccade.load_sla reads them.
 
     Raises InvalidArgument or Unsupported, and then has changed nothing; a call of the model raises
     Unsupported for what the attention cannot do (masks, context parallelism; "lite": gradients).
-    Weights and configuration are not touched.
+    The model's own weights and configuration are not touched.
     """
     hooks = load_hooks()
     transformers = hooks.transformers_of(model)
@@ -86,9 +96,9 @@ def enable(
         prefix: hooks.self_attentions(transformer, prefix)
         for prefix, transformer in transformers.items()
     }
-    paths = [path for found in modules.values() for path in found]
     options = with_schedule(method, options)
-    attentions = make_attentions(method, options, paths)
+    every_module = {path: module for found in modules.values() for path, module in found.items()}
+    attentions = make_attentions(method, options, every_module)
     hooks.require_video(transformers, method, token_order)
     boxes = hooks.boxes_of(transformers, token_order, options)
     expected = getattr(options.get("schedule"), "fingerprint", None)
@@ -102,6 +112,7 @@ def enable(
             hooks.num_train_timesteps_of(model),
             boxes,
             partial(require_steps, expected, model),
+            is_strict=method != "sla",
         )
 
 

@@ -20,12 +20,14 @@ from ..errors import InvalidArgument, Unsupported
 from ..functional import info
 from ..lite import LiteAttention
 from ..lite_schedule import Fingerprint, ScheduleTable
+from ..sla_module import SparseLinearAttention
 from ..space_time import Box, require_token_order
 from .chosen_tiles import NEEDS_VIDEO
 from .fingerprint import identity_of, text_of
 from .layer import Attention, Layer
 from .redirection import Redirection, require_known_dispatcher, unregister_backends
 from .reordering import BoxChoice, Reordering
+from .sla_layers import SLA_NAME
 from .trajectory import Trajectory
 
 _HOOK = "saccade"
@@ -178,16 +180,24 @@ class TransformerHook(ModelHook):
         num_train_timesteps: int,
         boxes: BoxChoice | None,
         require_steps: Callable[[], None],
+        is_strict: bool,
     ) -> None:
         super().__init__()
         self._require_steps = require_steps
         self.attributes_before = frozenset(vars(transformer))
-        self.trajectory = Trajectory(num_train_timesteps)
+        self.trajectory = Trajectory(num_train_timesteps, is_strict=is_strict)
         self.video: tuple[int, int, int] | None = None  # tokens of the last call, if known
         # What cache_context sets: it looks for attributes of this class. Only the name is used.
         self._contexts = StateManager(BaseState)
         self.layers = [Layer(path, attentions[path], self.trajectory) for path in modules]
         self._redirections = [Redirection(modules[layer.path], layer) for layer in self.layers]
+        self._learners = {
+            modules[layer.path]: layer.attention
+            for layer in self.layers
+            if isinstance(layer.attention, SparseLinearAttention)
+        }
+        for learner, attention in self._learners.items():
+            learner.add_module(SLA_NAME, attention)
         self._reordering = None if boxes is None else Reordering(transformer, boxes)
         self.given_token_order = "frames" if boxes is None else boxes.token_order
 
@@ -218,6 +228,8 @@ class TransformerHook(ModelHook):
             handle.remove()
         for redirection in self._redirections:
             redirection.undo()
+        for learner in self._learners:
+            delattr(learner, SLA_NAME)
         if self._reordering is not None:
             self._reordering.undo()
         unregister_backends([redirection.backend for redirection in self._redirections])
@@ -238,8 +250,7 @@ class TransformerHook(ModelHook):
         if self._reordering is not None:
             self._reordering.require_reach()
         self.video = _video_of(module, *args, **kwargs)
-        if self.trajectory.begin_call(_timestep_of(*args, **kwargs), self._context()):
-            self._require_steps()
+        if self._begin_trajectory(_timestep_of(*args, **kwargs)):
             for layer in self.layers:
                 layer.begin_generation()
         is_by_frames = self._reordering is None and _is_known(module)
@@ -249,6 +260,16 @@ class TransformerHook(ModelHook):
         if self._reordering is not None:
             args, kwargs = self._reordering.begin_call(args, kwargs)
         return args, kwargs
+
+    def _begin_trajectory(self, timestep: float) -> bool:
+        """Whether what the layers have kept so far is over."""
+        if torch.is_grad_enabled() and not self.trajectory.is_strict:
+            self.trajectory.begin_training_call(timestep)
+            return True
+        if not self.trajectory.begin_call(timestep, self._context()):
+            return False
+        self._require_steps()
+        return True
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """The end of a pipeline: records and tiles stay, to be looked at."""
@@ -288,14 +309,16 @@ def install(
     num_train_timesteps: int,
     boxes: BoxChoice | None,
     require_steps: Callable[[], None],
+    is_strict: bool,
 ) -> None:
     """Makes the self-attentions ``modules`` of a transformer call ``attentions``, by path.
 
     With ``boxes`` its blocks see the tokens box by box. ``require_steps`` is called where a
-    generation begins, and may raise.
+    generation begins, and may raise. ``is_strict``: see Trajectory. Each SparseLinearAttention
+    becomes the submodule ``sla`` of its self-attention.
     """
     hook = TransformerHook(
-        transformer, modules, attentions, num_train_timesteps, boxes, require_steps
+        *(transformer, modules, attentions, num_train_timesteps, boxes, require_steps, is_strict)
     )
     HookRegistry.check_if_exists_or_initialize(transformer).register_hook(hook, _HOOK)
 

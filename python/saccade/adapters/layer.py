@@ -58,8 +58,9 @@ class Layer:
     """Calls the attention of one layer with its step and branch, and keeps a record of each call.
 
     An attention with a parameter ``sigma`` gets the noise level too, one with ``video`` the
-    VideoLayout of its tokens. ``calls`` holds those of the
-    current generation; ``heads`` and ``length`` (of the longer of q and k) are those of the last.
+    VideoLayout of its tokens. ``calls`` holds those of the current generation, in training of the
+    last call of the transformer; ``heads`` and ``length`` (of the longer of q and k) are those of
+    the last.
     """
 
     def __init__(self, path: str, attention: Attention, trajectory: Trajectory) -> None:
@@ -85,9 +86,10 @@ class Layer:
                 f"the attention of {self.path} must return the shape of q, {tuple(q.shape)}, "
                 f"got {tuple(out.shape)}"
             )
-        self.calls.append(
-            AttentionCall(self.path, branch, step, seconds, *_last_statistics(self.attention))
-        )
+        if step is not None:
+            self.calls.append(
+                AttentionCall(self.path, branch, step, seconds, *_last_statistics(self.attention))
+            )
         return out
 
     def begin_generation(self) -> None:
@@ -99,8 +101,9 @@ class Layer:
 
 def _wanted_by(attention: Attention) -> set[str]:
     """Which of sigma and video an attention has parameters for."""
+    function = getattr(attention, "forward", attention)  # of a module
     try:
-        return {"sigma", "video"} & inspect.signature(attention).parameters.keys()
+        return {"sigma", "video"} & inspect.signature(function).parameters.keys()
     except ValueError:  # a built-in function has no signature
         return set()
 

@@ -7,19 +7,19 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InvalidArgument
-from ..functional import attention
+from ..functional import attention, autocast_inputs
 from ..lite import LiteAttention, StepStatistics
 from ..lite_schedule import LiteSchedule
 from ..tile_mask import TileGrid
-from . import chosen_tiles
+from . import chosen_tiles, sla_layers
 from .chosen_tiles import COMMON_OPTIONS
 from .layer import Attention
 
@@ -47,6 +47,7 @@ _OPTIONS = {
     ),
     "dense": (),
     **{name: (*own, *COMMON_OPTIONS) for name, own in chosen_tiles.OPTIONS.items()},
+    "sla": (*sla_layers.OPTIONS, "layers", "dense_layers"),
 }
 
 
@@ -56,8 +57,10 @@ class DenseAttention:
     def __init__(self) -> None:
         self.statistics: list[StepStatistics] = []
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, step: int, branch: str) -> Tensor:
-        out = attention(q, k, v, layout="bshd")
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, step: int | None, branch: str) -> Tensor:
+        out = attention(*autocast_inputs(q, k, v), layout="bshd")
+        if step is None:  # activations are recomputed
+            return out
         batch, q_len, heads, _ = q.shape
         tiles = math.prod(TileGrid(batch, heads, q_len, k.shape[1]).shape[2:])
         active = torch.full((batch, heads), tiles)
@@ -69,9 +72,13 @@ class DenseAttention:
 
 
 def make_attentions(
-    method: str | Factory, options: dict[str, Any], paths: Sequence[str]
+    method: str | Factory, options: dict[str, Any], modules: Mapping[str, nn.Module]
 ) -> dict[str, Attention]:
-    """The attention of each layer path. Raises InvalidArgument for an illegal method or option."""
+    """The attention of each self-attention, by path.
+
+    Raises InvalidArgument for an illegal method or option.
+    """
+    paths = list(modules)
     if isinstance(method, str) and method not in _OPTIONS:
         raise InvalidArgument(
             f"method must be {_nearest_first(method, _OPTIONS)} or a callable, got {method!r}"
@@ -85,6 +92,10 @@ def make_attentions(
         return {path: _checked(method(path), path) for path in paths}
     if method == "dense":
         return {path: DenseAttention() for path in paths}
+    if method == "sla":
+        dense = sla_layers.dense_paths(options, paths)
+        sparse = {path: module for path, module in modules.items() if path not in dense}
+        return {path: DenseAttention() for path in dense} | sla_layers.make(options, sparse)
     options = dict(options)
     dense_layers = _dense_paths(options.pop("dense_layers", ()), paths)
     if method == "lite":

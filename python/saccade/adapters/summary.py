@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import Unsupported
 from ..lite_schedule import ScheduleTable
+from ..sla_module import SparseLinearAttention
 from ..space_time import Box
 from .layer import Attention, AttentionCall, sparsity_of
 
@@ -140,9 +141,16 @@ class Summary:
             for layer in self.layers
             if isinstance(layer.token_order, tuple)
         )
+        short = sum(call.is_dense for layer in self.layers for call in _calls_of_sla(layer))
+        if short:
+            lines.append(f"{short} calls of SLA were dense: fewer tokens than min_length")
         if not self.calls:
             lines.append("no calls yet: run the model first")
         return "\n\n".join(["\n".join(lines), *map(str, self.tables)])
+
+
+def _calls_of_sla(layer: LayerSummary) -> tuple[AttentionCall, ...]:
+    return layer.calls if isinstance(layer.attention, SparseLinearAttention) else ()
 
 
 def _numbers_of(call: AttentionCall) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ..baselines import VideoLayout
 from ..errors import InvalidArgument, call
 
 _BRANCH_WITHOUT_CONTEXT = "cond"
+TRAINING = "training"  # in place of a branch
 
 
 class Trajectory:
@@ -19,9 +20,13 @@ class Trajectory:
     ``sigmas`` holds the noise level of each step of the current or last generation: its timestep
     over ``num_train_timesteps``. ``video`` says what the tokens of the call under way are, where
     that is known.
+
+    ``is_strict``: whether attention depends on the steps before. Where it does not, calls in any
+    order are legal: training, losses of several samples at one timestep.
     """
 
-    def __init__(self, num_train_timesteps: int) -> None:
+    def __init__(self, num_train_timesteps: int, *, is_strict: bool = True) -> None:
+        self.is_strict = is_strict
         self._current: tuple[int, str] | None = None
         self._num_train_timesteps = num_train_timesteps
         self.sigmas: list[float] = []
@@ -39,11 +44,15 @@ class Trajectory:
         ``context`` names the guidance branch; without one it is "cond". A branch is called once at
         each step. At step 0 a second call in a context begins a generation, as that of one step
         does. Raises InvalidArgument for any other second call: its tiles would be those of the
-        first. A call that was not ended, because it failed, does not count.
+        first; unless it is strict, such a call begins a generation too. A call that was not ended,
+        because it failed, does not count.
         """
         branch = context or _BRANCH_WITHOUT_CONTEXT
         step = call(_ops.lite_step_number, [*self._timesteps, timestep])
         finished = self._finished if [timestep] == self._timesteps[-1:] else set()
+        if branch in finished and not self.is_strict:
+            self.forget()
+            return self.begin_call(timestep, context)
         if branch in finished:
             if context is None:
                 _refuse_second_call_without_context(timestep)
@@ -55,6 +64,12 @@ class Trajectory:
         self._current = step, branch
         self.sigmas = [*self.sigmas[:step], timestep / self._num_train_timesteps]
         return step == 0 and not finished
+
+    def begin_training_call(self, timestep: float) -> None:
+        """Enters a call under autograd, which is no part of a generation."""
+        self.forget()
+        self._current = 0, TRAINING
+        self.sigmas = [timestep / self._num_train_timesteps]
 
     def end_call(self) -> None:
         if self._current is not None:
@@ -74,8 +89,14 @@ class Trajectory:
         self.sigmas = [t / self._num_train_timesteps for t, _ in groupby(timesteps)]
         self._current = None
 
-    def now(self, path: str) -> tuple[int, str, float]:
-        """Step, branch and sigma of the call under way, for the layer at ``path``."""
+    def now(self, path: str) -> tuple[int, str, float] | tuple[None, str, None]:
+        """Step, branch and sigma of the call under way, for the layer at ``path``.
+
+        Outside of calls, as where activations are recomputed, they are unknown; this is refused if
+        the trajectory is strict.
+        """
+        if self._current is None and not self.is_strict:
+            return None, TRAINING, None
         if self._current is None:
             raise InvalidArgument(
                 f"{path} was called outside its transformer, which is where the timestep is read; "
