@@ -1,0 +1,56 @@
+"""Levels of equal output error, found with few generations, and how much is skipped there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+from .methods import Method
+from .study import Clip, Study
+
+
+class Point(Protocol):
+    sparsity: float
+    error: float
+
+
+def next_level(errors: Mapping[int, float], levels: int, target: float, guess: int) -> int | None:
+    """Which level to draw next, until the target lies between two neighbours.
+
+    ``errors``: of the levels that are drawn, by number; they grow with it. ``guess``: the first one
+    to try. None: the target is between two neighbours, below the first level (dense attention has
+    no error) or above the last.
+    """
+    above = min((i for i, error in errors.items() if error > target), default=levels)
+    below = max((i for i, error in errors.items() if error <= target and i < above), default=-1)
+    if above - below == 1:
+        return None
+    if not errors:
+        return min(max(guess, 0), levels - 1)
+    if above == levels:
+        return below + 1
+    if below == -1:
+        return above - 1
+    return (below + above) // 2
+
+
+def search(study: Study, clip: Clip, method: Method, target: float, guess: int) -> int:
+    """Draws the levels around the target; returns the number of the one below it."""
+    numbers = {level: i for i, level in enumerate(method.levels)}
+    errors = {numbers[one.level]: one.error for one in study.drawn(clip, method)}
+    while (number := next_level(errors, len(numbers), target, guess)) is not None:
+        errors[number] = study.draw(clip, method, method.levels[number]).error
+    return max((i for i, error in errors.items() if error <= target), default=0)
+
+
+def sparsity_at(error: float, points: Sequence[Point]) -> float | None:
+    """On straight lines through dense attention and the points of one clip, in their order.
+
+    None where they end before the error.
+    """
+    line = [(0.0, 0.0), *((point.error, point.sparsity) for point in points)]
+    for (low, at_low), (high, at_high) in pairwise(line):
+        if low <= error < high:
+            return at_low + (error - low) / (high - low) * (at_high - at_low)
+    return None
