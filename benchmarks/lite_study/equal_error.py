@@ -45,11 +45,15 @@ def search(study: Study, clip: Clip, method: Method, target: float, guess: int) 
 
 
 def sparsity_at(error: float, points: Sequence[Point]) -> float | None:
-    """On straight lines through dense attention and the points of one clip, in their order.
+    """Of one clip; None where its points, in the order of their levels, end before the error."""
+    return value_at(error, [(0.0, 0.0), *((point.error, point.sparsity) for point in points)])
 
-    None where they end before the error.
+
+def value_at(error: float, line: Sequence[tuple[float, float]]) -> float | None:
+    """Where (error, value) pairs, joined by straight lines, first cross an error; None: nowhere.
+
+    The first pair is dense attention, which has no error.
     """
-    line = [(0.0, 0.0), *((point.error, point.sparsity) for point in points)]
     for (low, at_low), (high, at_high) in pairwise(line):
         if low <= error < high:
             return at_low + (error - low) / (high - low) * (at_high - at_low)

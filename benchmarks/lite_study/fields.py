@@ -121,27 +121,31 @@ def masses(q: Tensor, k: Tensor) -> Tensor:
     return weights.unflatten(1, (-1, TILE)).sum(2).unflatten(0, (-1, TILE)).mean(1)
 
 
-def measure(field: Field, options: dict[str, Any]) -> tuple[Tensor, Tensor, list[float]]:
-    """Negligible and dropped tiles, bool [steps, q_tiles, k_tiles], and the mass lost, by step."""
+def truth(field: Field) -> Tensor:
+    """Which tiles are negligible: bool [steps, q_tiles, k_tiles]."""
+    return torch.stack([masses(*field(step)) <= NEGLIGIBLE for step in range(STEPS)])
+
+
+def measure(field: Field, options: dict[str, Any]) -> tuple[Tensor, list[float]]:
+    """What a rule drops, bool [steps, q_tiles, k_tiles], and the mass that it loses, by step."""
     lite = saccade.LiteAttention(**options, **BLOCKS, scale=1.0, measures_mass=True)
     v = torch.randn(LENGTH, FEATURES, generator=torch.Generator().manual_seed(1))
-    negligible, dropped = [], []
+    dropped = []
     for step in range(STEPS):
-        q, k = field(step)
-        negligible.append(masses(q, k) <= NEGLIGIBLE)
-        kept = lite.mask().to_dense()[0, 0] if step else torch.ones_like(negligible[0])
+        kept = lite.mask().to_dense()[0, 0] if step else torch.ones(2 * (LENGTH // TILE,)).bool()
         dropped.append(~kept)
-        lite(*(x.float()[None, None] for x in (q, k, v)), step=step)
-    lost = [1 - float(one.kept_mass.mean()) for one in lite.statistics]
-    return torch.stack(negligible), torch.stack(dropped), lost
+        lite(*(x.float()[None, None] for x in (*field(step), v)), step=step)
+    return torch.stack(dropped), [1 - float(one.kept_mass.mean()) for one in lite.statistics]
 
 
 def all_found() -> Iterator[Found]:
     for name, make in FIELDS.items():
         for motion, drift in MOTIONS.items():
+            field = make(drift)
+            negligible = truth(field)[1:]
             for rule, options in RULES.items():
-                negligible, dropped, lost = measure(make(drift), options)
-                negligible, dropped = negligible[1:], dropped[1:]
+                dropped, lost = measure(field, options)
+                dropped = dropped[1:]
                 both = float((negligible & dropped).sum())
                 yield Found(
                     *(name, motion, rule),
@@ -192,8 +196,8 @@ def picture_of() -> bytes:
     for one, (name, make) in zip(axes, FIELDS.items(), strict=True):
         field = make(MOTIONS["moving"])
         steps = [masses(*field(step)) for step in (0, STEPS // 2, STEPS - 1)]
-        one.imshow(torch.stack([mass.log2().clamp(-16, 0) for mass in steps]).amax(0), vmin=-16,
-                   vmax=0, cmap="Blues")  # fmt: skip
+        largest = torch.stack(steps).amax(0).log2().clamp(-16, 0)
+        one.imshow(largest.numpy(), vmin=-16, vmax=0, cmap="Blues")
         one.set(title=name, xlabel="key tiles", ylabel="query tiles", xticks=[], yticks=[])
         one.grid(visible=False)
     return pictures.svg_of(figure)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
+
+from saccade.report import Interval
 
 from . import pictures
-from .equal_error import search, sparsity_at
+from .equal_error import search, sparsity_at, value_at
 from .intervals import slope_of, text_of
 from .methods import METHODS, PAPER, Method
 from .section import Options, Section, TextTable
 from .study import Clip, Study
 
+MOST_CLIPS = 2
 COMPARED = (PAPER, METHODS["alternating"])  # schedules are made for one length
 
 
@@ -23,73 +27,107 @@ def draw(study: Study, options: Options) -> None:
 
 def clips_of(study: Study, options: Options) -> list[Clip]:
     """The short ones first: they cost least."""
-    return [
-        clip
-        for count in [min(options.clips, 2)]
-        for frames in options.frames
-        for clip in study.held_out(count, frames)
-    ]
+    count = min(options.clips, MOST_CLIPS)
+    return [clip for frames in options.frames for clip in study.held_out(count, frames)]
+
+
+@dataclass(frozen=True)
+class AtError:
+    """A clip and a method at the error. ``computed``: tiles of 64 x 64 for a head and call;
+    ``seconds``: of all self-attention, as ``dense_seconds``."""
+
+    method: str
+    tokens: int
+    seed: int
+    skipped: float
+    computed: float
+    seconds: float
+    dense_seconds: float
+
+
+@dataclass(frozen=True)
+class Exponents:
+    """Of tokens."""
+
+    method: str
+    computed: Interval
+    seconds: Interval
+    dense_seconds: Interval
 
 
 def section(study: Study, options: Options) -> Section | None:
-    rows = [
-        row
-        for method in COMPARED
-        for clip in clips_of(study, options)
-        if (row := computed(study, clip, method, options.errors[0]))
-    ]
-    if len({row["tokens"] for row in rows}) < 2:
+    error = options.errors[0]
+    clips = clips_of(study, options)
+    found = (at_error(study, clip, method, error) for method in COMPARED for clip in clips)
+    rows = [row for row in found if row is not None]
+    groups = [rows_of(rows, method) for method in COMPARED]
+    exponents = [exponents_of(group) for group in groups if len({r.tokens for r in group}) > 1]
+    if not exponents:
         return None
-    table, slopes = [], {}
-    for method in COMPARED:
-        of_method = [row for row in rows if row["method"] == method.name]
-        if len({row["tokens"] for row in of_method}) < 2:
-            continue
-        slope = slope_of(
-            [math.log(row["tokens"]) for row in of_method],
-            [math.log(row["computed"]) for row in of_method],
+    lengths = sorted({row.tokens for row in rows})
+    table = [
+        (
+            one.method,
+            *(", ".join(skipped_of(rows, one.method, length)) for length in lengths),
+            *(text_of(x, ".2f") for x in (one.computed, one.seconds, one.dense_seconds)),
         )
-        slopes[method.name] = {"mean": slope.mean, "low": slope.low, "high": slope.high}
-        cells = [
-            ", ".join(f"{100 * row['skipped']:.1f} %" for row in of_method if row["tokens"] == n)
-            for n in sorted({row["tokens"] for row in rows})
-        ]
-        table.append((method.name, *cells, text_of(slope, ".2f")))
-    lengths = sorted({row["tokens"] for row in rows})
-    columns = ("method", *(f"{length:,} tokens" for length in lengths), "exponent")
+        for one in exponents
+    ]
+    heads = ("tiles", "time", "dense time")
+    columns = ("method", *(f"{length:,} tokens" for length in lengths), *heads)
     return Section(
         "Growth with the length of the clip",
-        f"Skipped at error {options.errors[0]:g}, clip by clip, and the exponent of computed tiles "
-        "over tokens with its 95 % interval; that of dense attention is 2.",
+        f"Skipped at error {error:g}, clip by clip, and exponents over tokens with their 95 % "
+        "intervals: of computed tiles, of attention time, and of dense attention time. The tiles "
+        "of dense attention have exponent 2.",
         [TextTable("by length", columns, table)],
         {"lite_growth": picture_of(rows)},
-        {"exponents": slopes, "clips": rows},
+        {"exponents": [asdict(x) for x in exponents], "clips": [asdict(row) for row in rows]},
     )
 
 
-def computed(study: Study, clip: Clip, method: Method, error: float) -> dict | None:
-    """Tiles of 64 x 64 in all, in those of one dense call of the length."""
-    skipped = sparsity_at(error, study.drawn(clip, method))
+def at_error(study: Study, clip: Clip, method: Method, error: float) -> AtError | None:
+    points = study.drawn(clip, method)
+    skipped = sparsity_at(error, points)
     if skipped is None:
         return None
-    tokens = study.tokens(clip)
-    return {
-        "method": method.name,
-        "tokens": tokens,
-        "seed": clip.seed,
-        "skipped": skipped,
-        "computed": (1 - skipped) * (tokens / 64) ** 2,
-    }
+    tokens, dense_seconds = study.tokens(clip), study.dense_seconds(clip)
+    seconds = [(0.0, dense_seconds), *((point.error, point.seconds) for point in points)]
+    return AtError(
+        *(method.name, tokens, clip.seed, skipped),
+        computed=(1 - skipped) * (tokens / 64) ** 2,
+        seconds=value_at(error, seconds),
+        dense_seconds=dense_seconds,
+    )
 
 
-def picture_of(rows: list[dict]) -> bytes:
+def rows_of(rows: list[AtError], method: Method) -> list[AtError]:
+    return [row for row in rows if row.method == method.name]
+
+
+def skipped_of(rows: list[AtError], method: str, tokens: int) -> list[str]:
+    return [f"{row.skipped:.1%}" for row in rows if (row.method, row.tokens) == (method, tokens)]
+
+
+def exponents_of(rows: list[AtError]) -> Exponents:
+    tokens = [math.log(row.tokens) for row in rows]
+    return Exponents(
+        rows[0].method,
+        *(
+            slope_of(tokens, [math.log(value(row)) for row in rows])
+            for value in (lambda r: r.computed, lambda r: r.seconds, lambda r: r.dense_seconds)
+        ),
+    )
+
+
+def picture_of(rows: list[AtError]) -> bytes:
     figure, (axes,) = pictures.panels(1, width=5)
-    lengths = sorted({row["tokens"] for row in rows})
+    lengths = sorted({row.tokens for row in rows})
     axes.plot(lengths, [(n / 64) ** 2 for n in lengths], color="0.6", label="dense")
     for number, method in enumerate(COMPARED):
-        of_method = [row for row in rows if row["method"] == method.name]
-        tokens = [row["tokens"] for row in of_method]
-        axes.plot(tokens, [r["computed"] for r in of_method], "o", color=f"C{number}",
+        of_method = rows_of(rows, method)
+        tokens = [row.tokens for row in of_method]
+        axes.plot(tokens, [r.computed for r in of_method], "o", color=f"C{number}",
                   label=method.name)  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="tiles computed by a head")
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])

@@ -115,6 +115,10 @@ class Study:
             write_atomically(path, save({"clip": drawn.contiguous()}))
             return drawn
 
+    def dense_seconds(self, clip: Clip) -> float:
+        """Of the dense clip, which has been drawn."""
+        return self.generations[(*self._identity(clip), "dense", 0.0)].seconds
+
     def draw_with(self, clip: Clip, **arguments: Any) -> tuple[Tensor, saccade.Summary]:
         """The clip, and its summary, with these arguments of saccade.enable. Nothing is kept."""
         pipeline = self.model.pipeline
