@@ -102,6 +102,7 @@ def options_of(given: argparse.Namespace) -> Options:
         "methods": given.methods and tuple(given.methods),
         "frames": given.frames and tuple(given.frames),
         "steps": given.steps and tuple(given.steps),
+        "pairs": given.pairs,
     }
     return replace(options, **{name: value for name, value in changes.items() if value})
 
@@ -158,9 +159,16 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=int, help="threads of torch (default: torch's choice)")
     add("--clips", type=int, help="held-out clips")
     add("--errors", type=float, nargs="+", help="relative L1 errors to compare at")
-    add("--methods", nargs="+", choices=METHODS, help="some of them only")
+    add(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        metavar="NAME",
+        help="some of: " + "; ".join(METHODS),
+    )
     add("--frames", type=int, nargs="+", help="clip lengths of the growth")
     add("--steps", type=int, nargs="+", help="of one_step: those that are sparse alone")
+    add("--pairs", type=int, help="timings of each method")
     return made
 
 

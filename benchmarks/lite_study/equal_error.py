@@ -29,9 +29,9 @@ def next_level(errors: Mapping[int, float], levels: int, target: float, guess: i
     if not errors:
         return min(max(guess, 0), levels - 1)
     if above == levels:
-        return below + 1
+        return min(below + len(errors), levels - 1)
     if below == -1:
-        return above - 1
+        return max(above - len(errors), 0)
     return (below + above) // 2
 
 

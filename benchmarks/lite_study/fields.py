@@ -176,28 +176,27 @@ def section(_study: Study, _options: Options) -> Section:
 
 
 def table_of(found: Sequence[Found]) -> TextTable:
+    """Of one field."""
     rows = []
     for rule in RULES:
-        cells = [rule]
-        for motion in MOTIONS:
-            one = next(x for x in found if (x.rule, x.motion) == (rule, motion))
-            cells += [f"{100 * x:.1f}" for x in (one.dropped, one.found, one.wrong, one.lost)]
-        rows.append(tuple(cells))
-    shares = {motion: next(x.negligible for x in found if x.motion == motion) for motion in MOTIONS}
-    what = ("dropped", "found", "wrong", "lost")
-    heads = (f"{motion}: {name}, %" for motion in MOTIONS for name in what)
-    negligible = ", ".join(f"{motion} {100 * share:.1f} %" for motion, share in shares.items())
-    return TextTable(f"{found[0].field}: negligible {negligible}", ("rule", *heads), rows)
+        of_rule = {one.motion: one for one in found if one.rule == rule}
+        shares = [(of_rule[m].found, of_rule[m].wrong, abs(of_rule[m].lost)) for m in MOTIONS]
+        rows.append((rule, *(" / ".join(f"{100 * x:.1f}" for x in cell) for cell in shares)))
+    negligible = {one.motion: f"{one.motion} {100 * one.negligible:.1f} %" for one in found}
+    heads = (f"{motion}: found / wrong / lost, %" for motion in MOTIONS)
+    title = f"{found[0].field}: negligible {', '.join(negligible.values())}"
+    return TextTable(title, ("rule", *heads), rows)
 
 
 def picture_of() -> bytes:
-    """The moving fields at their first, middle and last step, as masses of tiles."""
-    figure, axes = pictures.panels(4, width=2.6, height=2.7)
+    """The moving fields at their first and last step, as masses of tiles."""
+    figure, axes = pictures.panels(len(FIELDS), width=3.6, height=2.2)
+    gap = torch.full((LENGTH // TILE, 1), math.nan)
     for one, (name, make) in zip(axes, FIELDS.items(), strict=True):
         field = make(MOTIONS["moving"])
-        steps = [masses(*field(step)) for step in (0, STEPS // 2, STEPS - 1)]
-        largest = torch.stack(steps).amax(0).log2().clamp(-16, 0)
-        one.imshow(largest.numpy(), vmin=-16, vmax=0, cmap="Blues")
-        one.set(title=name, xlabel="key tiles", ylabel="query tiles", xticks=[], yticks=[])
+        first, last = (masses(*field(step)).log2() for step in (0, STEPS - 1))
+        one.imshow(torch.cat([first, gap, last], 1).numpy(), vmin=-16, vmax=0, cmap="Blues")
+        one.set(title=f"{name}, first and last step", xlabel="key tiles", ylabel="query tiles")
+        one.set(xticks=[], yticks=[])
         one.grid(visible=False)
     return pictures.svg_of(figure)
