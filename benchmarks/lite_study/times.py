@@ -77,7 +77,6 @@ def level_below(study: Study, clip: Clip, method: Method, error: float) -> float
 def draw_pair(
     study: Study, pairs: Journal[Pair], clip: Clip, method: Method, level: float, number: int
 ) -> None:
-    seconds: list[float] = []
     what = {
         "model": study.model.fingerprint,
         "steps": study.sampling.steps,
@@ -92,15 +91,15 @@ def draw_pair(
     if tuple(what.values()) in pairs:
         return
     study.note(f"timing {method.name}")
-    for arguments in ({"method": "dense"}, method.arguments(study, level)):
-        _, summary = study.draw_with(clip, **arguments)
-        seconds.append(summary.seconds)
+    arguments = method.arguments(study, level)
+    _, dense = study.draw_with(clip, method="dense")
+    _, sparse = study.draw_with(clip, **arguments)
     pairs.add(
         Pair(
             **what,
-            sparsity=summary.sparsity,
-            seconds=seconds[1],
-            dense_seconds=seconds[0],
+            sparsity=sparse.sparsity,
+            seconds=sparse.seconds,
+            dense_seconds=dense.seconds,
             commit=study.commit,
         )
     )
