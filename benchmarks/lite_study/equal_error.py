@@ -11,19 +11,27 @@ from .study import Clip, Study
 
 
 class Point(Protocol):
+    level: float
     sparsity: float
     error: float
 
 
-def next_level(errors: Mapping[int, float], levels: int, target: float, guess: int) -> int | None:
-    """Which level to draw next, until the target lies between two neighbours.
+def neighbours(errors: Mapping[int, float], levels: int, target: float) -> tuple[int, int]:
+    """The drawn levels, by number, on both sides of where an error is first crossed.
 
-    ``errors``: of the levels that are drawn, by number; they grow with it. ``guess``: the first one
-    to try. None: the target is between two neighbours, below the first level (dense attention has
-    no error) or above the last.
+    -1 stands for dense attention, ``levels`` for what is beyond the last level.
     """
     above = min((i for i, error in errors.items() if error > target), default=levels)
     below = max((i for i, error in errors.items() if error <= target and i < above), default=-1)
+    return below, above
+
+
+def next_level(errors: Mapping[int, float], levels: int, target: float, guess: int) -> int | None:
+    """Which level to draw next, until there is none between the neighbours of the target: None.
+
+    ``errors``: of the levels that are drawn; they grow with it. ``guess``: the first one to try.
+    """
+    below, above = neighbours(errors, levels, target)
     if above - below == 1:
         return None
     if not errors:
@@ -37,15 +45,26 @@ def next_level(errors: Mapping[int, float], levels: int, target: float, guess: i
 
 def search(study: Study, clip: Clip, method: Method, target: float, guess: int) -> int:
     """Draws the levels around the target; returns the number of the one below it."""
-    numbers = {level: i for i, level in enumerate(method.levels)}
-    errors = {numbers[one.level]: one.error for one in study.drawn(clip, method)}
-    while (number := next_level(errors, len(numbers), target, guess)) is not None:
+    errors = errors_of(study.drawn(clip, method), method)
+    while (number := next_level(errors, len(method.levels), target, guess)) is not None:
         errors[number] = study.draw(clip, method, method.levels[number]).error
-    return max((i for i, error in errors.items() if error <= target), default=0)
+    return neighbours(errors, len(method.levels), target)[0]
 
 
-def sparsity_at(error: float, points: Sequence[Point]) -> float | None:
-    """Of one clip; None where its points, in the order of their levels, end before the error."""
+def level_below(points: Sequence[Point], method: Method, target: float) -> int | None:
+    """The number of the level below the target, as ``neighbours``; None before the search."""
+    below, above = neighbours(errors_of(points, method), len(method.levels), target)
+    return below if above - below == 1 else None
+
+
+def errors_of(points: Sequence[Point], method: Method) -> dict[int, float]:
+    return {method.levels.index(point.level): point.error for point in points}
+
+
+def skipped_at(error: float, points: Sequence[Point], method: Method) -> float | None:
+    """Of one clip, between two neighbouring levels; None before the search and beyond the last."""
+    if level_below(points, method, error) is None:
+        return None
     return value_at(error, [(0.0, 0.0), *((point.error, point.sparsity) for point in points)])
 
 

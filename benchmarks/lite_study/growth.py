@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from saccade.report import Interval
 
 from . import pictures
-from .equal_error import search, sparsity_at, value_at
+from .equal_error import search, skipped_at, value_at
 from .intervals import slope_of, text_of
 from .methods import METHODS, PAPER, Method
 from .section import Options, Section, TextTable
@@ -88,7 +88,7 @@ def section(study: Study, options: Options) -> Section | None:
 
 def at_error(study: Study, clip: Clip, method: Method, error: float) -> AtError | None:
     points = study.drawn(clip, method)
-    skipped = sparsity_at(error, points)
+    skipped = skipped_at(error, points, method)
     if skipped is None:
         return None
     tokens, dense_seconds = study.tokens(clip), study.dense_seconds(clip)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from saccade.report import Interval
 
 from . import pictures
-from .equal_error import next_level, search, sparsity_at
+from .equal_error import search, skipped_at
 from .intervals import mean_of, text_of
 from .methods import BASELINES, METHODS, PAPER, Method
 from .section import Options, Section, TextTable
@@ -44,9 +44,9 @@ def chosen(options: Options) -> list[Method]:
 
 def results(study: Study, options: Options) -> Iterator[Result]:
     for error in options.errors:
-        of_paper = skipped_at(study, options, PAPER, error)
+        of_paper = skipped_by_seed(study, options, PAPER, error)
         for method in chosen(options):
-            skipped = skipped_at(study, options, method, error)
+            skipped = skipped_by_seed(study, options, method, error)
             gains = {
                 seed: share / of_paper[seed] for seed, share in skipped.items() if seed in of_paper
             }
@@ -54,17 +54,13 @@ def results(study: Study, options: Options) -> Iterator[Result]:
                 yield Result(method.name, error, skipped, gains)
 
 
-def skipped_at(study: Study, options: Options, method: Method, error: float) -> dict[int, float]:
-    """By seed; without clips that are not drawn or do not reach the error."""
-    found = {}
-    for clip in study.held_out(options.clips):
-        points = study.drawn(clip, method)
-        errors = {method.levels.index(point.level): point.error for point in points}
-        is_searched = next_level(errors, len(method.levels), error, 0) is None
-        skipped = sparsity_at(error, points) if is_searched else None
-        if skipped is not None:
-            found[clip.seed] = skipped
-    return found
+def skipped_by_seed(
+    study: Study, options: Options, method: Method, error: float
+) -> dict[int, float]:
+    """Without clips that are not drawn or do not reach the error."""
+    clips = study.held_out(options.clips)
+    shares = {clip.seed: skipped_at(error, study.drawn(clip, method), method) for clip in clips}
+    return {seed: share for seed, share in shares.items() if share is not None}
 
 
 def section(study: Study, options: Options) -> Section | None:

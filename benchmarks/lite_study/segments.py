@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .equal_error import search, sparsity_at
+from .equal_error import search, skipped_at
 from .intervals import mean_of, text_of
 from .methods import METHODS
 from .section import Options, Section, TextTable
@@ -55,7 +55,7 @@ def compare(study: Study, clip: Clip) -> dict | None:
     if XI not in drawn or XI not in flat:
         return None
     thirds = drawn[XI]
-    equal = sparsity_at(thirds.error, points)
+    equal = skipped_at(thirds.error, points, FLAT)
     return {
         "seed": clip.seed,
         "thirds": (thirds.sparsity, thirds.error),

@@ -12,11 +12,11 @@ import torch
 
 from saccade.report import Interval
 
-from .equal_error import next_level
+from .equal_error import level_below
 from .intervals import mean_of, text_of
 from .journal import Journal
 from .methods import BASELINES, Method
-from .rules import chosen, skipped_at
+from .rules import chosen, skipped_by_seed
 from .section import Options, Section, TextTable
 from .study import Clip, Study
 
@@ -59,19 +59,9 @@ def draw(study: Study, options: Options) -> None:
     clip = study.held_out(1)[0]
     for number in range(options.pairs):
         for method in chosen(options):
-            level = level_below(study, clip, method, options.errors[0])
-            if level is not None:
-                draw_pair(study, pairs, clip, method, level, number)
-
-
-def level_below(study: Study, clip: Clip, method: Method, error: float) -> float | None:
-    """The loosest level within the error; the strictest where none is. None before the search."""
-    points = study.drawn(clip, method)
-    errors = {method.levels.index(point.level): point.error for point in points}
-    if next_level(errors, len(method.levels), error, 0) is not None:
-        return None
-    within = [point.level for point in points if point.error <= error]
-    return within[-1] if within else method.levels[0]
+            below = level_below(study.drawn(clip, method), method, options.errors[0])
+            if below is not None:
+                draw_pair(study, pairs, clip, method, method.levels[max(below, 0)], number)
 
 
 def draw_pair(
@@ -110,7 +100,7 @@ def section(study: Study, options: Options) -> Section | None:
     times = {}
     for method in chosen(options):
         of_method = [pair for pair in pairs if pair.method == method.name]
-        skipped = list(skipped_at(study, options, method, error).values())
+        skipped = list(skipped_by_seed(study, options, method, error).values())
         if of_method and skipped:
             times[method.name] = time_at(of_method, skipped)
     if not times:

@@ -15,7 +15,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 import saccade
 from benchmarks.lite_study import fields, growth, one_step, rules, segments, times
 from benchmarks.lite_study.__main__ import FULL, PARTS, main
-from benchmarks.lite_study.equal_error import next_level, sparsity_at
+from benchmarks.lite_study.equal_error import level_below, next_level, skipped_at, value_at
 from benchmarks.lite_study.intervals import mean_of, slope_of, text_of
 from benchmarks.lite_study.journal import Journal
 from benchmarks.lite_study.methods import METHODS, PAPER, scale_thresholds
@@ -102,25 +102,41 @@ def test_a_search_ends_whatever_the_errors():
         assert above == 0 or drawn[above - 1] <= 0.5
 
 
+def points_of(*pairs):
+    """(sparsity, error) at the levels 0, 1, ..."""
+    return [At(float(level), *pair) for level, pair in enumerate(pairs)]
+
+
 @dataclass(frozen=True)
 class At:
+    level: float
     sparsity: float
     error: float
 
 
-def test_sparsity_at_an_error_lies_on_the_line_through_its_neighbours():
-    points = [At(0.2, 0.02), At(0.4, 0.06), At(0.5, 0.10)]
-    assert sparsity_at(0.02, points) == pytest.approx(0.2)
-    assert sparsity_at(0.03, points) == pytest.approx(0.25)
-    assert sparsity_at(0.08, points) == pytest.approx(0.45)
-    assert sparsity_at(0.01, points) == pytest.approx(0.1)  # dense attention has no error
-    assert sparsity_at(0.10, points) is None
-    assert sparsity_at(0.01, []) is None
+THREE_LEVELS = replace(PAPER, levels=(0.0, 1.0, 2.0))
+
+
+def test_what_is_skipped_at_an_error_lies_on_the_line_through_its_neighbours():
+    points = points_of((0.2, 0.02), (0.4, 0.06), (0.5, 0.10))
+    for error, skipped in ((0.02, 0.2), (0.03, 0.25), (0.08, 0.45)):
+        assert skipped_at(error, points, THREE_LEVELS) == pytest.approx(skipped)
+    assert skipped_at(0.01, points, THREE_LEVELS) == pytest.approx(0.1)  # dense has no error
+    assert skipped_at(0.10, points, THREE_LEVELS) is None
+    assert skipped_at(0.01, [], THREE_LEVELS) is None
+
+
+def test_nothing_is_said_before_the_neighbours_are_drawn():
+    points = points_of((0.2, 0.02), (0.4, 0.06), (0.5, 0.10))
+    del points[1]
+    assert skipped_at(0.08, points, THREE_LEVELS) is None
+    assert level_below(points, THREE_LEVELS, 0.08) is None
+    assert level_below(points, THREE_LEVELS, 0.01) == -1
 
 
 def test_an_error_that_falls_again_counts_where_it_is_crossed_first():
-    points = [At(0.2, 0.02), At(0.4, 0.06), At(0.5, 0.04), At(0.6, 0.08)]
-    assert sparsity_at(0.05, points) == pytest.approx(0.35)
+    line = [(0.0, 0.0), (0.02, 0.2), (0.06, 0.4), (0.04, 0.5), (0.08, 0.6)]
+    assert value_at(0.05, line) == pytest.approx(0.35)
 
 
 # Intervals
@@ -304,8 +320,6 @@ def test_times_are_taken_to_the_error(tiny_model, tmp_path):
     clip = study.held_out(1)[0]
     for method, factor in ((PAPER, 0.2), (pooled, 0.1)):
         fake_line(study, clip, method, factor)
-        assert times.level_below(study, clip, method, 0.05) == method.levels[0]
-    assert times.level_below(study, clip, METHODS["SVG"], 0.05) is None
     pairs = times.pairs_of(study)
     for method, over in ((PAPER, 1.0), (pooled, 1.1)):
         for number in range(3):
