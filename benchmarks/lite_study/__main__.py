@@ -37,7 +37,7 @@ PARTS = {
 
 FULL = Options(
     clips=4,
-    errors=(0.05, 0.02),
+    errors=(0.04, 0.02),
     methods=tuple(METHODS),
     frames=(8, 16, 24, 32),
     steps=None,
@@ -47,7 +47,7 @@ FULL = Options(
 QUICK = replace(
     FULL,
     clips=1,
-    errors=(0.05,),
+    errors=(0.04,),
     methods=("paper", "calibrated, scaled", "pooled"),
     frames=(4, 8),
     steps=(2, 10),

@@ -329,7 +329,7 @@ def test_times_are_taken_to_the_error(tiny_model, tmp_path):
                     seconds=over * 0.5 * 3.0, dense_seconds=3.0, commit="fake",
                 )
             )  # fmt: skip
-    section = times.section(study, replace(FULL, clips=1))
+    section = times.section(study, replace(FULL, clips=1, errors=(0.05,)))
     assert [row[0] for row in section.tables[0].rows] == ["paper", "pooled"]
     assert section.data["times"]["paper"]["of_dense"]["mean"] == pytest.approx(0.8)
     assert section.data["times"]["pooled"]["of_dense"]["mean"] == pytest.approx(1.1 * 0.9)
@@ -353,7 +353,7 @@ def test_segments_are_compared_at_the_error_of_thirds(tiny_model, tmp_path):
 
 def test_growth_of_a_constant_share_is_quadratic(tiny_model, tmp_path):
     study = tiny_study(tiny_model, tmp_path)
-    options = replace(FULL, clips=2, frames=(4, 8, 16))
+    options = replace(FULL, clips=2, errors=(0.05,), frames=(4, 8, 16))
     for clip in growth.clips_of(study, options):
         tokens = study.tokens(clip)
         fake(study, clip, replace(PAPER, name="dense"), 0.0, 0.0, 0.0, seconds=tokens**1.9)
