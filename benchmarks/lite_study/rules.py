@@ -104,7 +104,7 @@ def gain_of(result: Result) -> Interval:
 
 @dataclass(frozen=True)
 class Goal:
-    """Whether the rule that gains most gains GOAL, on average and with its whole interval."""
+    """Whether the rule that gains most gains GOAL."""
 
     error: float
     best: str
@@ -115,18 +115,17 @@ class Goal:
         return self.gain.mean >= GOAL
 
     @property
-    def is_beyond_interval(self) -> bool:
-        return self.gain.low is not None and self.gain.low >= GOAL
+    def verdict(self) -> str:
+        if not self.is_met:
+            return "not met"
+        if self.gain.low is None:
+            return "met, from too few clips for an interval"
+        return "met with its interval" if self.gain.low >= GOAL else "met, not with its interval"
 
     def __str__(self) -> str:
-        verdict = "met" if self.is_met else "not met"
-        if self.is_met:
-            verdict += (
-                " with its interval" if self.is_beyond_interval else ", not with its interval"
-            )
         return (
-            f"Goal at error {self.error:g}, {GOAL:.2f} of what the paper's rule skips: {verdict}; "
-            f"{self.best} reaches {text_of(self.gain, '.2f')}."
+            f"Goal at error {self.error:g}, {GOAL:.2f} of what the paper's rule skips: "
+            f"{self.verdict}; {self.best} reaches {text_of(self.gain, '.2f')}."
         )
 
 
