@@ -28,7 +28,8 @@ help:
 	@echo 'make neon     build for 64-bit Arm and check the kernels under qemu'
 	@echo 'make bench    measure against equal dense attention and against PyTorch'
 	@echo 'make demo     draw clips dense and with LiteAttention, and write build/demo/report.html'
-	@echo 'make study    the same with more of everything, in an hour or two; goes on where it stopped'
+	@echo 'make study    the same with more of everything, then LiteAttention against every baseline at'
+	@echo '              equal error, growth, and more: hours; goes on where it stopped'
 	@echo 'make clean    remove build/ and .venv/'
 
 setup: python-package
@@ -86,6 +87,7 @@ demo: setup
 
 study: setup
 	$(python) -m saccade.demo --model examples/demo_model --out build/study --study
+	$(python) -m benchmarks.lite_study --out build/lite_study
 
 clean:
 	rm -rf build .venv

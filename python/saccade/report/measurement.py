@@ -149,14 +149,18 @@ _STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.
 MIN_CLIPS_FOR_INTERVAL = 4
 
 
+def student_t(freedom: int) -> float:
+    """The two-sided 95 % quantile; for more than 20 degrees of freedom that of 20."""
+    return _STUDENT_T[min(freedom, len(_STUDENT_T)) - 1]
+
+
 def interval(values: Iterable[float]) -> Interval:
     """The mean, with Student's 95 % interval from MIN_CLIPS_FOR_INTERVAL values on."""
     sample = list(values)
     mean = statistics.fmean(sample)
     if len(sample) < MIN_CLIPS_FOR_INTERVAL:
         return Interval(mean)
-    quantile = _STUDENT_T[min(len(sample) - 2, len(_STUDENT_T) - 1)]
-    half = quantile * statistics.stdev(sample) / len(sample) ** 0.5
+    half = student_t(len(sample) - 1) * statistics.stdev(sample) / len(sample) ** 0.5
     return Interval(mean, mean - half, mean + half)
 
 

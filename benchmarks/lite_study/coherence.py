@@ -1,45 +1,34 @@
 """How long negligible tiles stay negligible: what LiteAttention stands on, measured.
 
-    python benchmarks/lite_coherence.py [--prompts 2] [--out build/lite_coherence]
-
-Draws the demo's clips dense and keeps the softmax mass of every tile at every step, the mean over
-its rows. A tile is negligible at a step if that is at most 2^threshold. For each number of steps d:
+Draws clips dense and keeps the softmax mass of every tile at every step, the mean over its rows. A
+tile is negligible at a step if that is at most 2^threshold. For each number of steps d:
   P        the share of the tiles negligible at step t that are so at t + d, over all t
   chance   the share of all tiles that is negligible at t + d: P if steps had nothing in common
   mass     the softmax mass at t + d of the tiles that were negligible at t, the mean over rows:
            what skipping them loses
-Prints them for all layers together, and writes them by layer, head and guidance branch to
-OUT/clip_SEED.json, and a picture to OUT/coherence.svg. Clips that are there are not drawn again.
+All layers together, and in the JSON by layer, head and guidance branch.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 import saccade
 from saccade import _ops
 from saccade.calibration import CalibratedLayer, Setting
-from saccade.demo.load import find_device, load_model
-from saccade.demo.models import Model, Shape
 from saccade.errors import call
 from saccade.files import write_atomically
 from saccade.lite_schedule import StepPlan
 
-matplotlib.use("Agg")
+from . import pictures
+from .section import Options, Section, TextTable
+from .study import Clip, Study
 
 BLOCK = 64
 THRESHOLDS = (-12.0, -10.0, -8.0)
@@ -87,7 +76,21 @@ class Coherence:
     pairs: int  # tiles that were negligible, over all steps
 
 
-def draw_masses(model: Model, prompt: str, seed: int) -> dict[str, dict[str, Tensor]]:
+def draw(study: Study, options: Options) -> None:
+    for clip in study.held_out(options.coherence_clips):
+        path = study.folder / "coherence" / f"clip_{clip.seed}.json"
+        if not path.exists():
+            study.note(f"{clip.prompt} · masses")
+            found = [
+                asdict(row)
+                for layer, branches in draw_masses(study, clip).items()
+                for branch, masses in branches.items()
+                for row in measure(layer, branch, masses)
+            ]
+            write_atomically(path, json.dumps(found).encode())
+
+
+def draw_masses(study: Study, clip: Clip) -> dict[str, dict[str, Tensor]]:
     """[layer][branch], float32 [steps, heads, q_tiles, k_tiles]."""
     layers: dict[str, MassLayer] = {}
     names = ("mean_mass", "running", "linear", BLOCK, BLOCK)
@@ -97,11 +100,7 @@ def draw_masses(model: Model, prompt: str, seed: int) -> dict[str, dict[str, Ten
         layers[path] = MassLayer(path, setting)
         return layers[path]
 
-    saccade.enable(model.pipeline, make)
-    try:
-        model.draw(prompt, seed, Shape(), model.defaults.sampling, lambda _: None)
-    finally:
-        saccade.disable(model.pipeline)
+    study.draw_with(clip, method=make)
     return {
         path: {branch: torch.stack(steps) for branch, steps in layer.masses.items()}
         for path, layer in layers.items()
@@ -134,23 +133,38 @@ def together(rows: list[Coherence]) -> tuple[float, float, float]:
     )
 
 
-def table_of(rows: list[Coherence]) -> Table:
-    table = Table(title="negligible tiles, all layers")
-    for heading in ("threshold", "d", "P", "chance", "mass"):
-        table.add_column(heading, justify="right")
+def section(study: Study, options: Options) -> Section | None:
+    rows = [
+        Coherence(**row)
+        for path in sorted((study.folder / "coherence").glob("clip_*.json"))
+        for row in json.loads(path.read_text())
+    ]
+    if not rows:
+        return None
+    return Section(
+        "How long negligible tiles stay so",
+        "Dense clips: a tile is negligible if its softmax mass is at most 2^threshold. P: share of "
+        "the negligible tiles that are so d steps later; chance: share of all tiles; mass: what "
+        "skipping them loses.",
+        [table_of(rows)],
+        {"lite_coherence": picture_of(rows)},
+    )
+
+
+def table_of(rows: list[Coherence]) -> TextTable:
+    cells = []
     for threshold in THRESHOLDS:
         for d in (1, 2, 4, 8):
             some = [row for row in rows if (row.threshold, row.d) == (threshold, d)]
-            if not some:
-                continue
-            stays, chance, mass = together(some)
-            cells = (f"{stays:.1%}", f"{chance:.1%}", f"{mass:.2%}")
-            table.add_row(f"2^{threshold:g}", str(d), *cells)
-    return table
+            if some:
+                stays, chance, mass = together(some)
+                shares = (f"{stays:.1%}", f"{chance:.1%}", f"{mass:.2%}")
+                cells.append((f"2^{threshold:g}", str(d), *shares))
+    return TextTable("all layers", ("threshold", "d", "P", "chance", "mass"), cells)
 
 
 def picture_of(rows: list[Coherence]) -> bytes:
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    figure, axes = pictures.panels(3)
     distances = sorted({row.d for row in rows})
     for number, threshold in enumerate(THRESHOLDS):
         of_threshold = [row for row in rows if row.threshold == threshold]
@@ -169,39 +183,5 @@ def picture_of(rows: list[Coherence]) -> bytes:
     axes[2].set(title="softmax mass of what was negligible")
     for one in axes:
         one.set(xlabel="steps later")
-        one.grid(color="0.9")
-        one.spines[["top", "right"]].set_visible(False)
-        one.legend(frameon=False, fontsize=8, loc="lower left" if one is axes[1] else "best")
-    image = io.BytesIO()
-    figure.savefig(image, format="svg", metadata={"Date": None})
-    return image.getvalue()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="examples/demo_model")
-    parser.add_argument("--prompts", type=int, default=2, help="clips")
-    parser.add_argument("--out", type=Path, default=Path("build/lite_coherence"))
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    model = load_model(arguments.model, find_device(None, ["cpu"]))
-    rows: list[Coherence] = []
-    prompts = model.defaults.prompts[: arguments.prompts]
-    for seed, prompt in enumerate(track(prompts, description="drawing", transient=True)):
-        path = arguments.out / f"clip_{seed}.json"
-        if not path.exists():
-            of_layers = draw_masses(model, prompt, seed)
-            found = [
-                vars(row)
-                for layer, branches in of_layers.items()
-                for branch, masses in branches.items()
-                for row in measure(layer, branch, masses)
-            ]
-            write_atomically(path, json.dumps(found).encode())
-        rows += [Coherence(**row) for row in json.loads(path.read_text())]
-    Console().print(table_of(rows))
-    write_atomically(arguments.out / "coherence.svg", picture_of(rows))
-
-
-if __name__ == "__main__":
-    main()
+        pictures.legend(one, loc="lower left" if one is axes[1] else "best")
+    return pictures.svg_of(figure)
