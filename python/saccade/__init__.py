@@ -17,6 +17,7 @@ from .lite import LiteAttention
 from .lite_schedule import CalibrationRecord, Fingerprint, LayerThresholds, LiteSchedule
 from .sla import linear_attention, pool_tiles, select_tiles, sparse_linear_attention
 from .sla_module import SparseLinearAttention
+from .sla_operations import SlaOperations, sla_operations
 from .space_time import choose_box, inverse_order, token_order
 from .tile_mask import TileGrid, TileMask
 
@@ -30,6 +31,7 @@ __all__ = [
     "LiteAttention",
     "LiteSchedule",
     "Recorder",
+    "SlaOperations",
     "SparseLinearAttention",
     "Summary",
     "TileGrid",
@@ -53,6 +55,7 @@ __all__ = [
     "save_sla",
     "save_state",
     "select_tiles",
+    "sla_operations",
     "sparse_linear_attention",
     "summary",
     "token_order",
