@@ -36,7 +36,7 @@ setup: python-package
 
 test: setup
 	$(saccade) check --quick
-	ctest --preset cpu
+	ctest --preset cpu --parallel $$(nproc)
 	$(python) -m pytest tests/python
 
 lint: python-environment
